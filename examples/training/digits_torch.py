@@ -117,7 +117,7 @@ def main() -> None:
             loss = measure(state.model(images[chosen]), labels[chosen])
             loss.backward()
             state.optimizer.step()
-            state.loss_sum += float(loss)
+            state.loss_sum += loss.item()
             state.batch += 1
             saver.after_step(state.epoch, state.epoch * per_epoch + state.batch)
         mean_loss = state.loss_sum / per_epoch
