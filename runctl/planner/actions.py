@@ -1,0 +1,51 @@
+"""What a plan asks the reconciler to do to the world. Each is safe to do twice."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from runctl.planner.record import Attempt, Event, Generation, Orders, Record
+
+
+class _Action(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Launch(_Action, frozen=True, kw_only=True):
+    """Prepare the run directory and start the agent of `attempt`; starting it twice is the same as once."""
+
+    attempt: Attempt
+    generation: Generation
+
+
+class SendOrders(_Action, frozen=True, kw_only=True):
+    attempt: int
+    orders: Orders
+
+
+class AskToStop(_Action, frozen=True, kw_only=True):
+    """Put a stop request to another job of this store, which holds the machine."""
+
+    uid: str
+    why: str
+
+
+class Forget(_Action, frozen=True, kw_only=True):
+    """Remove the job's run directories; with `checkpoints` its durable checkpoints, too."""
+
+    checkpoints: bool
+
+
+Action = Launch | SendOrders | AskToStop | Forget
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`record` is the next record, durable before any of `actions` is done (None: the job is to be removed, after them).
+    `wake_at`: look again then, whatever happens; None: only when something happens."""
+
+    record: Record | None
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    wake_at: datetime | None = None

@@ -1,0 +1,90 @@
+"""Phase 1: what users asked for becomes what is desired."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from runctl.planner.passing import Pass
+from runctl.planner.reapply import Change, Reapply, decide
+from runctl.planner.record import Desired, Generation
+from runctl.planner.requests import Apply, AssumeDead, CancelJob, DeleteJob, Request, StopJob
+
+
+def absorb(step: Pass) -> Pass:
+    """Answer every request that is new, in the order of its serial."""
+    for asked in step.observed.requests:
+        if asked.serial > step.record.answered:
+            step = _answer(step, asked.request).to(answered=asked.serial)
+    return step
+
+
+def _answer(step: Pass, request: Request) -> Pass:
+    match request:
+        case Apply():
+            return _apply(step, request)
+        case StopJob():
+            if step.record.finished or step.record.desired is not Desired.RUN:
+                return step
+            return step.to(desired=Desired.STOPPED).say("Normal", "StopRequested", request.why)
+        case CancelJob():
+            if step.record.finished or step.record.desired is Desired.DELETED:
+                return step
+            return step.to(desired=Desired.CANCELLED).say("Normal", "CancelRequested", request.why)
+        case DeleteJob():
+            reminders = {**step.record.reminders, **({"delete-checkpoints": step.now} if request.checkpoints else {})}
+            return step.to(desired=Desired.DELETED, reminders=reminders).say(
+                "Normal", "DeleteRequested", "delete requested"
+            )
+        case AssumeDead():
+            live = step.record.live
+            if live is None or live.number != request.attempt:
+                return step
+            orders = msgspec.structs.replace(live.orders, serial=live.orders.serial + 1, end="assume_dead")
+            return step.with_attempt(msgspec.structs.replace(live, orders=orders))
+        case _:  # pragma: no cover
+            assert_never(request)
+
+
+def _apply(step: Pass, request: Apply) -> Pass:
+    record = step.record
+    if request.generation != record.generation.number:
+        return step.say("Warning", "ApplyRefused", f"the plan was made against generation {request.generation}, "
+                        f"but the job is at generation {record.generation.number}; nothing was changed")  # fmt: skip
+    decision = decide(record, request.job, request.source, replace=request.replace)
+    match decision.kind:
+        case Reapply.ATTACH | Reapply.REPORT:
+            return step
+        case Reapply.NEEDS_REPLACE | Reapply.NEEDS_RERUN | Reapply.CREATE:
+            return step.say(
+                "Warning", "ApplyRefused", f"{fields(decision.changes)}: {decision.kind}; nothing was changed"
+            )
+        case Reapply.CHANGE_IN_PLACE:
+            return _new_generation(step, request, decision.changes)
+        case Reapply.REPLACE:
+            step = _new_generation(step, request, decision.changes)
+            return _resume(step).to(relaunch_from=step.record.generation.number)
+        case Reapply.RESUME:
+            return _resume(_new_generation(step, request, decision.changes) if decision.changes else step)
+        case _:  # pragma: no cover
+            assert_never(decision.kind)
+
+
+def _new_generation(step: Pass, request: Apply, changes: tuple[Change, ...]) -> Pass:
+    number = step.record.generation.number + 1
+    generation = Generation(number=number, job=request.job, source=request.source, applied_at=step.now)
+    step = step.to(generations=(*step.record.generations, generation), group=step.record.group)
+    return step.say("Normal", "SpecChanged", f"generation {number}: {fields(changes)}")
+
+
+def _resume(step: Pass) -> Pass:
+    forgiven = step.record.attempt.number if step.record.attempt and step.record.attempt.end else step.record.forgiven
+    resting = step.record.finished or step.record.stopped is not None
+    step = step.to(desired=Desired.RUN, stopped=None, outcome=None, forgiven=forgiven, not_before=None)
+    return step.say("Normal", "Resumed", "going on from the newest durable checkpoint") if resting else step
+
+
+def fields(changes: tuple[Change, ...]) -> str:
+    """`cost.cap: 1 USD → 2 USD, args: [a] → [b]`."""
+    return ", ".join(f"{c.path}: {c.before or 'unset'} → {c.after or 'unset'}" for c in changes) or "no field"

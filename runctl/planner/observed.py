@@ -1,0 +1,131 @@
+"""What was seen of the world in one pass. `as_of` is the instant at which the look *started*."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from runctl.planner.record import AttemptEnd, CheckpointRef, Event
+from runctl.planner.requests import Asked
+
+
+class _Value(msgspec.Struct, frozen=True):
+    pass
+
+
+class Absent(_Value, frozen=True, kw_only=True):
+    """Nothing was ever started in the attempt's run directory."""
+
+    as_of: datetime
+
+
+class Starting(_Value, frozen=True, kw_only=True):
+    """The attempt was claimed by an agent that is alive and hasn't written its state yet, or is being ended by its guardian."""
+
+    as_of: datetime
+
+
+class Live(_Value, frozen=True, kw_only=True):
+    """The agent is alive. `serial` is that of the orders which lie in the run directory."""
+
+    as_of: datetime
+    phase: Literal["preparing", "training", "draining", "ended"]
+    step: str | None
+    started_at: datetime
+    training_at: datetime | None
+    drain: str | None
+    active: float
+    durable: int
+    newest: CheckpointRef | None
+    serial: int
+    heartbeat: datetime
+
+
+class Ended(_Value, frozen=True, kw_only=True):
+    """The attempt's last word. `started_at` is None when nothing was ever billed."""
+
+    as_of: datetime
+    end: AttemptEnd
+    started_at: datetime | None
+    ended_at: datetime
+    active: float
+    durable: int
+    newest: CheckpointRef | None
+    held_by: str | None = None
+
+
+class Dead(_Value, frozen=True, kw_only=True):
+    """Claimed, no last word, and neither agent nor guardian nor any process of the run is alive: proved."""
+
+    as_of: datetime
+    started_at: datetime | None
+    last_seen: datetime | None
+    active: float
+    durable: int
+    newest: CheckpointRef | None
+
+
+class Unreachable(_Value, frozen=True, kw_only=True):
+    """The host couldn't be asked: not a verdict on the attempt."""
+
+    as_of: datetime
+    why: str
+
+
+AttemptSeen = Absent | Starting | Live | Ended | Dead | Unreachable
+
+
+class Holder(_Value, frozen=True, kw_only=True):
+    """The training that holds the machine. `uid` is the job's; `ours` says that the job is in this store."""
+
+    job: str
+    uid: str
+    run_id: str
+    pid: int
+    since: datetime | None
+    ours: bool
+
+
+class Foreign(_Value, frozen=True, kw_only=True):
+    """A training that no agent of ours watches."""
+
+    pid: int
+    command: str
+    evidence: str
+
+
+class MachineSeen(_Value, frozen=True, kw_only=True):
+    as_of: datetime
+    name: str
+    holder: Holder | None = None
+    foreign: tuple[Foreign, ...] = ()
+
+
+class GroupSeen(_Value, frozen=True, kw_only=True):
+    """The other members of the job's group: micro-dollars spent and reserved by them, how many of them have a live
+    attempt, and the names of those that come before this one in the queue for the machine."""
+
+    committed: int = 0
+    live: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
+
+
+class LaunchFailed(_Value, frozen=True, kw_only=True):
+    """The launch was tried in the last pass and definitely had no effect."""
+
+    attempt: int
+    message: str
+
+
+class Observed(_Value, frozen=True, kw_only=True):
+    """`attempt` is of the record's live attempt, None when there is none; `machine` is None when nobody needed to look."""
+
+    attempt: AttemptSeen | None = None
+    machine: MachineSeen | None = None
+    group: GroupSeen = GroupSeen()
+    requests: tuple[Asked, ...] = ()
+    missing_secrets: tuple[str, ...] = ()
+    launch_failed: LaunchFailed | None = None
+    agent_events: tuple[tuple[int, Event], ...] = ()

@@ -1,0 +1,75 @@
+"""Phase 4: what the live attempt's agent is to hold to, and whether it is to end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import assert_never
+
+import msgspec
+
+from runctl.planner.actions import SendOrders
+from runctl.planner.money import CAP_MARGIN, affordable, duration_left
+from runctl.planner.observed import Live
+from runctl.planner.passing import Pass
+from runctl.planner.record import Attempt, Desired, EndOrder, Limits, MoneyGrant, Orders, Record
+
+
+def give_orders(step: Pass) -> Pass:
+    """Bring the live attempt's orders up to date, and see that they lie where its agent reads them."""
+    live = step.record.live
+    if live is None:
+        return step
+    orders = orders_for(step.record, live, step.observed.group.committed, step.now)
+    if (orders.limits, orders.end) != (live.orders.limits, live.orders.end):
+        orders = msgspec.structs.replace(orders, serial=live.orders.serial + 1)
+        step = step.with_attempt(msgspec.structs.replace(live, orders=orders))
+        if orders.end is not None and orders.end != live.orders.end:
+            step = step.say("Normal", "EndOrdered", f"attempt {live.number} is to save and end: {orders.end}")
+    live = step.record.live
+    assert live is not None
+    seen = step.observed.attempt
+    if isinstance(seen, Live) and seen.serial != live.orders.serial:
+        return step.do(SendOrders(attempt=live.number, orders=live.orders))
+    return step
+
+
+def orders_for(record: Record, attempt: Attempt, group_committed: int, now: datetime) -> Orders:
+    """The orders that the newest spec and the user's wish give to `attempt`; its serial is the last one's."""
+    job = record.job
+    old = attempt.orders
+    left = duration_left(record)
+    limits = Limits(
+        money=_money(record, attempt, group_committed, now),
+        duration=left.total_seconds() if left is not None else None,
+        idle=job.limits.idle.seconds if job.limits.idle else None,
+        hang=job.limits.hang.seconds if job.limits.hang else None,
+        deadline=job.checkpoint.deadline.seconds,
+        on_deadline=job.checkpoint.on_deadline.value,
+        keep=job.checkpoint.keep,
+    )
+    return Orders(serial=old.serial, limits=limits, end=old.end or _end(record, attempt))
+
+
+def _money(record: Record, attempt: Attempt, group_committed: int, now: datetime) -> MoneyGrant | None:
+    """Counted from the attempt's start, or from its intent while the start isn't seen: then it ends a little early.
+
+    A grant that others of the group have eaten into since is never shortened below what was reserved for it:
+    the reservation is already part of what they saw as committed.
+    """
+    time = affordable(record, group_committed, now, attempt.number)
+    if time is None:
+        return None
+    time = max(time - CAP_MARGIN, CAP_MARGIN * 0)
+    return MoneyGrant(until=(attempt.started_at or attempt.intended_at) + time, seconds=time.total_seconds())
+
+
+def _end(record: Record, attempt: Attempt) -> EndOrder | None:
+    match record.desired:
+        case Desired.RUN:
+            return "replace" if attempt.generation < record.relaunch_from else None
+        case Desired.STOPPED:
+            return "stop"
+        case Desired.CANCELLED | Desired.DELETED:
+            return "cancel"
+        case _:  # pragma: no cover
+            assert_never(record.desired)

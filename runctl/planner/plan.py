@@ -1,0 +1,37 @@
+"""The planner's one entry: what to remember and what to do, given what is remembered and what was seen."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from runctl.planner.actions import Forget, Plan
+from runctl.planner.intents import absorb
+from runctl.planner.launching import launch
+from runctl.planner.observed import Observed
+from runctl.planner.ordering import give_orders
+from runctl.planner.passing import Pass
+from runctl.planner.record import Desired, Record
+from runctl.planner.reminders import remind
+from runctl.planner.seeing import take_in
+from runctl.planner.status import describe
+from runctl.planner.verdict import conclude
+
+
+def plan(record: Record, observed: Observed, now: datetime) -> Plan:
+    """One pass over one job. Pure: the same arguments give the same plan.
+
+    Planning the plan's own record again with the same observation (its requests answered) asks for nothing new
+    but what is still unseen.
+    """
+    step = Pass(record=record, observed=observed, now=now)
+    for phase in (absorb, take_in, conclude, give_orders, launch, remind, describe):
+        step = phase(step)
+    gone = step.record.desired is Desired.DELETED and step.record.live is None
+    if gone:
+        step = step.do(Forget(checkpoints="delete-checkpoints" in step.record.reminders))
+    return Plan(
+        record=None if gone else step.record,
+        actions=step.actions,
+        events=step.events,
+        wake_at=min(step.wakes, default=None),
+    )

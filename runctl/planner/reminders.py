@@ -1,0 +1,99 @@
+"""Phase 6: warn of what costs money or work, once a threshold or again with growing pauses."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from runctl.manifest.quantities import format_duration, format_money
+from runctl.planner.money import allowance, cost_of, rate_of, spent, time_for
+from runctl.planner.passing import Pass
+
+LONG_RUNNING = timedelta(hours=24)
+DEAR_WITHOUT_CAP = 10_000_000
+DEAR_PER_HOUR = 5_000_000
+# A checkpoint policy may be laxer than this; the reminder isn't.
+STALE_CHECKPOINT = timedelta(hours=1)
+LONGEST_PAUSE = timedelta(hours=8)
+
+
+def remind(step: Pass) -> Pass:
+    """Emit what is due and wake for what comes next."""
+    if step.record.live is None or step.record.live.started_at is None:
+        return step
+    return _checkpoint(_uptime(_thresholds(_rate(step))))
+
+
+def checkpoint_age(step: Pass) -> timedelta | None:
+    """Since the newest durable checkpoint, or since the training began; None before it began."""
+    live = step.record.live
+    if live is None or live.training_at is None:
+        return None
+    newest = step.record.checkpoint
+    since = max(live.training_at, newest.at) if newest else live.training_at
+    return max(timedelta(0), step.now - since)
+
+
+def _once(step: Pass, key: str, due: datetime, reason: str, message: str) -> Pass:
+    if key in step.record.reminders:
+        return step
+    if due > step.now:
+        return step.wake(due)
+    reminders = {**step.record.reminders, key: step.now}
+    return step.to(reminders=reminders).say("Warning", reason, message)
+
+
+def _rate(step: Pass) -> Pass:
+    rate = rate_of(step.record.job)
+    if rate is None or rate.hourly <= DEAR_PER_HOUR:
+        return step
+    message = f"this machine costs {format_money(rate.hourly)} an hour ({rate.source})"
+    return _once(step, "rate", step.now, "DearMachine", message)
+
+
+def _thresholds(step: Pass) -> Pass:
+    record, now = step.record, step.now
+    rate = rate_of(record.job)
+    if rate is None or rate.hourly == 0:
+        return step
+    so_far = spent(record, now)
+    cap = record.job.cost.cap
+    if cap is None:
+        if allowance(record, 0, now) is not None:
+            return step
+        due = now + time_for(rate.hourly, DEAR_WITHOUT_CAP - so_far)
+        message = f"{format_money(so_far)} spent and no cap: nothing ends this job but you"
+        return _once(step, "dear", due, "CostWithoutCap", message)
+    for share in record.job.cost.warn_at:
+        mark = cap.micros * share.permille // 1000
+        due = now if so_far >= mark else now + time_for(rate.hourly, mark - so_far) + timedelta(milliseconds=1)
+        message = f"{share} of the cap is spent: {format_money(so_far)} of {cap}"
+        step = _once(step, f"cost:{share.permille}:{cap.micros}", due, "CostThreshold", message)
+    return step
+
+
+def _uptime(step: Pass) -> Pass:
+    live = step.record.live
+    assert live is not None
+    assert live.started_at is not None
+    message = f"attempt {live.number} has been running for {format_duration(LONG_RUNNING)}"
+    return _once(step, f"uptime:{live.number}", live.started_at + LONG_RUNNING, "LongRunning", message)
+
+
+def _checkpoint(step: Pass) -> Pass:
+    """The age of the newest durable checkpoint, from an hour (or the policy's deadline) on, at 1, 2, 4 … 8 times it."""
+    live, age = step.record.live, checkpoint_age(step)
+    if live is None or age is None:
+        return step
+    first = min(STALE_CHECKPOINT, step.record.job.checkpoint.deadline.delta)
+    key = f"stale:{live.number}:{step.record.checkpoint.seq if step.record.checkpoint else 0}"
+    count = sum(1 for known in step.record.reminders if known.startswith(key + ":"))
+    due_age = first
+    for _ in range(count):
+        due_age += min(LONGEST_PAUSE, due_age)
+    if age < due_age:
+        return step.wake(step.now + (due_age - age))
+    rate = rate_of(step.record.job)
+    money = f" and {format_money(cost_of(rate.hourly, age))}" if rate else ""
+    message = f"no durable checkpoint for {format_duration(age)}: a crash now would lose {format_duration(age)} of work{money}"
+    reminders = {**step.record.reminders, f"{key}:{count}": step.now}
+    return step.to(reminders=reminders).say("Warning", "CheckpointStale", message)

@@ -1,0 +1,133 @@
+"""Phase 2: what was seen of the live attempt becomes part of the record."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import assert_never
+
+import msgspec
+
+from runctl.planner.money import rate_of
+from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreachable
+from runctl.planner.passing import Pass
+from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Interval
+
+# The agent writes its state at least this often; an attempt that was found dead may have run this long after its last word.
+HEARTBEAT = timedelta(seconds=15)
+
+
+def take_in(step: Pass) -> Pass:
+    """Fold the observation of the live attempt, and what its agent reported, into the record."""
+    live = step.record.live
+    if live is None:
+        return step
+    failed = step.observed.launch_failed
+    if failed is not None and failed.attempt == live.number:
+        return _close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
+    seen = step.observed.attempt
+    match seen:
+        case None | Unreachable() | Starting():
+            return step
+        case Absent():
+            if live.started_at is not None:
+                return _close(step, live, _lost("its run directory is gone"), step.now)
+            if seen.as_of > live.launch_before:
+                return _close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
+            return step
+        case Live():
+            return _report(_advance(step, live, seen))
+        case Ended():
+            step = _checkpoint(step, seen.newest)
+            step = _bill(step, live, seen.started_at)
+            now = step.record.live
+            assert now is not None
+            now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
+            return _close(_report(step.with_attempt(now)), now, seen.end, seen.ended_at)
+        case Dead():
+            step = _checkpoint(step, seen.newest)
+            step = _bill(step, live, seen.started_at)
+            now = step.record.live
+            assert now is not None
+            now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
+            ended = min(seen.as_of, seen.last_seen + HEARTBEAT) if seen.last_seen else seen.as_of
+            detail = "the agent is gone and left no exit record; no process of the attempt is alive"
+            return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)
+        case _:  # pragma: no cover
+            assert_never(seen)
+
+
+def _lost(detail: str) -> AttemptEnd:
+    return AttemptEnd(reason=EndReason.LOST, detail=detail)
+
+
+def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
+    step = _checkpoint(_bill(step, live, seen.started_at), seen.newest)
+    if live.started_at is None:
+        step = step.say("Normal", "AgentStarted", f"the agent of attempt {live.number} is up")
+    if live.training_at is None and seen.training_at is not None:
+        step = step.say("Normal", "TrainingStarted", f"attempt {live.number} is training")
+    if live.draining is None and seen.drain is not None:
+        step = step.say("Normal", "Draining", f"saving and ending attempt {live.number}: {seen.drain}")
+    now = step.record.live
+    assert now is not None
+    return step.with_attempt(
+        msgspec.structs.replace(now, training_at=seen.training_at, draining=seen.drain, durable=seen.durable)
+    )
+
+
+def _bill(step: Pass, live: Attempt, started_at: datetime | None) -> Pass:
+    """Open the ledger's interval at the attempt's start, once."""
+    if started_at is None or live.started_at is not None:
+        return step
+    step = step.with_attempt(msgspec.structs.replace(live, started_at=started_at))
+    generation = step.record.generation_of(live)
+    rate = rate_of(generation.job)
+    if rate is None:
+        return step
+    interval = Interval(
+        attempt=live.number, machine=generation.job.instance.platform.value, started_at=started_at, ended_at=None,
+        hourly=rate.hourly, source=rate.source, quoted_at=generation.applied_at,
+    )  # fmt: skip
+    return step.to(ledger=(*step.record.ledger, interval))
+
+
+def _checkpoint(step: Pass, newest: CheckpointRef | None) -> Pass:
+    old = step.record.checkpoint
+    if newest is None or (old is not None and (old.attempt, old.seq) >= (newest.attempt, newest.seq)):
+        return step
+    return step.to(checkpoint=newest)
+
+
+def _report(step: Pass) -> Pass:
+    """Take over the agent's own events, each once."""
+    live = step.record.live
+    assert live is not None
+    new = tuple((seq, event) for seq, event in step.observed.agent_events if seq > live.events_seen)
+    if not new:
+        return step
+    step = step.with_attempt(msgspec.structs.replace(live, events_seen=new[-1][0]))
+    return msgspec.structs.replace(step, events=(*step.events, *(event for _, event in new)))
+
+
+def _close(step: Pass, live: Attempt, end: AttemptEnd, ended_at: datetime | None) -> Pass:
+    """The attempt is over: its reservation falls, its ledger interval closes."""
+    now = step.record.live
+    assert now is not None
+    over = msgspec.structs.replace(now, end=end, ended_at=ended_at or step.now, reserved=0, draining=None)
+    ledger = tuple(
+        msgspec.structs.replace(i, ended_at=max(over.ended_at or step.now, i.started_at)) if i.ended_at is None else i
+        for i in step.record.ledger
+    )
+    step = step.with_attempt(over).to(ledger=ledger, durable=step.record.durable + over.durable)
+    quiet = end.reason in (EndReason.EXITED, EndReason.STOP, EndReason.CANCEL, EndReason.REPLACE) and not end.exit_code
+    return step.say("Normal" if quiet else "Warning", "AttemptEnded", f"attempt {live.number}: {end_text(end)}")
+
+
+def end_text(end: AttemptEnd) -> str:
+    """`exited with 0`, `killed by SIGKILL …`, `cap: …`."""
+    if end.reason is EndReason.EXITED:
+        if end.exit_code is not None:
+            return f"exited with {end.exit_code}"
+        by = f"killed by signal {end.signal}"
+        return f"{by} (the kernel was out of memory)" if end.oom else by
+    return f"{end.reason.value.replace('_', ' ')}: {end.detail}" if end.detail else end.reason.value.replace("_", " ")

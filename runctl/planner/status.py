@@ -1,0 +1,152 @@
+"""Phase 7: phase and conditions, computed from the record and what was seen; nothing else ever sets them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from runctl.manifest.quantities import format_money
+from runctl.planner.launching import Waits, clear
+from runctl.planner.money import spent
+from runctl.planner.observed import Live, Unreachable
+from runctl.planner.passing import Pass
+from runctl.planner.record import Condition, ConditionType, OutcomeType, Phase
+from runctl.planner.reminders import checkpoint_age
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+def describe(step: Pass) -> Pass:
+    """Set the phase and the conditions; a condition's transition time moves only with its status."""
+    phase = phase_of(step)
+    old = {condition.type: condition for condition in step.record.conditions}
+    found = [
+        _launched(step),
+        _reachable(step),
+        _synced(step),
+        _secrets(step),
+        _training(step, phase),
+        _checkpoint(step),
+        _budget(step),
+        _released(step),
+    ]
+    conditions = tuple(
+        _condition(step, old.get(kind), kind, truth, reason, message)
+        for kind, (truth, reason, message) in zip(ConditionType, found, strict=True)
+    )
+    return step.to(phase=phase, conditions=conditions)
+
+
+def phase_of(step: Pass) -> Phase:
+    record = step.record
+    if record.outcome is not None:
+        return Phase.FINISHED
+    if record.stopped is not None:
+        return Phase.STOPPED
+    live = record.live
+    if live is None:
+        waiting = clear(record, step)
+        queued = isinstance(waiting, Waits) and waiting.gate in ("GroupQueue", "MachineBusy", "MachineUnknown")
+        return Phase.QUEUED if queued else Phase.PENDING
+    if live.started_at is None:
+        return Phase.PROVISIONING
+    if live.draining is not None:
+        return Phase.DRAINING
+    return Phase.PREPARING if live.training_at is None else Phase.TRAINING
+
+
+def waiting_for(step: Pass) -> str | None:
+    """What a job without a live attempt waits for, in words."""
+    if step.record.live is not None or step.record.outcome is not None or step.record.stopped is not None:
+        return None
+    waiting = clear(step.record, step)
+    return waiting.message if isinstance(waiting, Waits) else None
+
+
+def _condition(
+    step: Pass, old: Condition | None, kind: ConditionType, truth: Truth, reason: str, message: str
+) -> Condition:
+    same = old is not None and old.status == truth
+    return Condition(
+        type=kind,
+        status=truth,
+        reason=reason,
+        message=message,
+        last_transition_time=old.last_transition_time if old is not None and same else _seconds(step.now),
+        observed_generation=step.record.generation.number,
+    )
+
+
+def _seconds(instant: datetime) -> datetime:
+    return instant.replace(microsecond=0)
+
+
+Finding = tuple[Truth, str, str]
+
+
+def _launched(step: Pass) -> Finding:
+    live = step.record.live
+    if live is None:
+        message = waiting_for(step) or ""
+        return "False", "NoAttempt", message
+    if live.started_at is None:
+        return "False", "Launching", f"attempt {live.number}"
+    return "True", "AgentUp", f"attempt {live.number}"
+
+
+def _reachable(step: Pass) -> Finding:
+    match step.observed.attempt:
+        case Live():
+            return "True", "AgentAlive", ""
+        case Unreachable(why=why):
+            return "Unknown", "Unreachable", why
+        case _:
+            return "Unknown", "NoAgent", ""
+
+
+def _synced(step: Pass) -> Finding:
+    live = step.record.live
+    if live is None or live.started_at is None:
+        return "False", "NoAttempt", ""
+    return "True", "Verified", f"code {step.record.generation_of(live).source.code_hash[:12]}"
+
+
+def _secrets(step: Pass) -> Finding:
+    missing = step.observed.missing_secrets
+    if missing and step.record.live is None:
+        return "False", "Missing", "apply again from a shell that has " + ", ".join(missing)
+    return "True", "Present", ""
+
+
+def _training(step: Pass, phase: Phase) -> Finding:
+    if phase in (Phase.TRAINING, Phase.DRAINING):
+        return "True", phase.value, ""
+    return "False", phase.value, ""
+
+
+def _checkpoint(step: Pass) -> Finding:
+    age = checkpoint_age(step)
+    newest = step.record.checkpoint
+    name = f"newest: `{newest.name}`" if newest else "none yet"
+    if age is None:
+        return "Unknown", "NotTraining", name
+    if age > step.record.job.checkpoint.deadline.delta:
+        return "False", "Overdue", f"{name}; the deadline is {step.record.job.checkpoint.deadline}"
+    return "True", "Fresh", name
+
+
+def _budget(step: Pass) -> Finding:
+    cap = step.record.job.cost.cap
+    outcome = step.record.outcome
+    if outcome is not None and outcome.type is OutcomeType.CAP_REACHED:
+        return "False", "CapReached", f"{format_money(spent(step.record, step.now))} of {cap}"
+    if cap is None:
+        return "Unknown", "NoCap", ""
+    return "True", "WithinCap", f"cap {cap}"
+
+
+def _released(step: Pass) -> Finding:
+    """A machine that the user owns is handed back when the attempt on it is over."""
+    if step.record.live is not None:
+        return "False", "InUse", ""
+    return "True", "NothingBilled", ""
