@@ -1,0 +1,168 @@
+"""The protocol that every store keeps, and the errors that it raises.
+
+Writes are values, done in batches: a batch is one transaction, in which each write succeeds or is refused by itself.
+When `apply` returns, what succeeded survives a power cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from runctl.planner.record import Event, Record
+from runctl.planner.requests import Asked, Request
+
+
+class StoreError(Exception):
+    """Base of all below. `hint` says what to do; nothing that was acknowledged is lost by any of them."""
+
+    hint: str | None = None
+
+
+class StoreUnavailable(StoreError):
+    """The store can't be read or written now: full disk, no permission, read-only, locked for too long."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class StoreDamaged(StoreUnavailable):
+    """The file is not what was written. It is left untouched."""
+
+
+class StoreTooNew(StoreUnavailable):
+    """Written by a newer version of the program."""
+
+
+class Conflict(StoreError):
+    """Somebody else wrote first: the version or the lease's epoch is not the one expected. Read again."""
+
+
+class NameTaken(StoreError):
+    """A current job has this name."""
+
+
+class NotFound(StoreError):
+    """No such job."""
+
+
+class LeaseHeld(StoreError):
+    """Another live controller has the job."""
+
+    def __init__(self, holder: ControllerId) -> None:
+        super().__init__(f"held by {holder.what} (pid {holder.pid})")
+        self.holder = holder
+
+
+class ControllerId(msgspec.Struct, frozen=True):
+    """A controlling process, known by pid, start time and boot id; `what` is for people."""
+
+    pid: int
+    start: str
+    boot_id: str
+    what: str
+
+
+class Versioned(msgspec.Struct, frozen=True):
+    """A record as it was read; `epoch` is that of the newest lease on the job."""
+
+    record: Record
+    version: int
+    epoch: int
+
+
+class Create(msgspec.Struct, frozen=True):
+    """A new job under a name that no current job has; `supersedes` is the uid of the finished run that gives the name up."""
+
+    record: Record
+    events: tuple[Event, ...] = ()
+    supersedes: str | None = None
+
+
+class Put(msgspec.Struct, frozen=True):
+    """The next record of a job whose lease (`epoch`) the writer holds; answered requests are dropped."""
+
+    uid: str
+    version: int
+    epoch: int
+    record: Record
+    events: tuple[Event, ...] = ()
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Forget the job with its events and requests."""
+
+    uid: str
+    version: int
+    epoch: int
+
+
+class Acquire(msgspec.Struct, frozen=True):
+    """Take the job's lease: its epoch grows. Refused with `LeaseHeld` while another holder is alive."""
+
+    uid: str
+    holder: ControllerId
+    now: datetime
+
+
+class Release(msgspec.Struct, frozen=True):
+    uid: str
+    epoch: int
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """Put a request to whoever controls the job."""
+
+    uid: str
+    request: Request
+
+
+Write = Create | Put | Remove | Acquire | Release | Ask
+
+# What a write gives back: the new version for Create and Put, the epoch for Acquire, the serial for Ask, else 0.
+Receipt = int | StoreError
+
+
+class Store(Protocol):
+    """Synchronous; every method may block on the disk. Safe to call from several threads."""
+
+    def apply(self, writes: Sequence[Write]) -> list[Receipt]:
+        """Do all of `writes` in one durable transaction; refusals (`Conflict`, `NameTaken`, `LeaseHeld`, `NotFound`)
+        come back in their place. Raises `StoreUnavailable` when nothing was done."""
+
+    def get(self, uid: str) -> Versioned:
+        """Raises `NotFound`."""
+
+    def current(self, name: str) -> Versioned:
+        """The newest run under `name`. Raises `NotFound`."""
+
+    def jobs(self) -> list[Versioned]:
+        """The current run of every name, by creation."""
+
+    def requests(self, uid: str) -> tuple[Asked, ...]:
+        """Those not answered yet, by serial."""
+
+    def pending(self) -> set[str]:
+        """The uids of jobs with unanswered requests."""
+
+    def events(self, uid: str, after: int = 0) -> list[tuple[int, Event]]:
+        """Events with a sequence number above `after`, in order."""
+
+    def lease(self, uid: str) -> ControllerId | None:
+        """Who holds the job, if the holder is alive."""
+
+    def change_token(self) -> int:
+        """Differs from the last one when another connection has written meanwhile. Cheap: meant to be polled."""
+
+    def close(self) -> None: ...
+
+
+def done(receipt: Receipt) -> int:
+    """The receipt's number; raises the refusal that it is."""
+    if isinstance(receipt, StoreError):
+        raise receipt
+    return receipt

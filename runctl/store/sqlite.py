@@ -1,0 +1,301 @@
+"""The store in one SQLite file (write-ahead log, `synchronous=FULL`). The only file that knows sqlite3."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, assert_never
+
+import msgspec
+
+from runctl.planner.record import RECORD_VERSION, Event, Record
+from runctl.planner.requests import Asked, Request
+from runctl.store.interface import (
+    Acquire,
+    Ask,
+    Conflict,
+    ControllerId,
+    Create,
+    LeaseHeld,
+    NameTaken,
+    NotFound,
+    Put,
+    Receipt,
+    Release,
+    Remove,
+    StoreDamaged,
+    StoreError,
+    StoreTooNew,
+    StoreUnavailable,
+    Versioned,
+    Write,
+)
+
+SCHEMA_VERSION = 1
+
+# How long a writer waits for another process's transaction. Each is a few milliseconds; this is for a machine that swaps.
+BUSY_TIMEOUT_SECONDS = 30.0
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    uid TEXT PRIMARY KEY, name TEXT NOT NULL, current INTEGER NOT NULL, created TEXT NOT NULL,
+    version INTEGER NOT NULL, epoch INTEGER NOT NULL, asked INTEGER NOT NULL DEFAULT 0, record BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX jobs_current ON jobs (name) WHERE current = 1;
+CREATE TABLE leases (uid TEXT PRIMARY KEY, epoch INTEGER NOT NULL, holder BLOB NOT NULL, taken TEXT NOT NULL) STRICT;
+CREATE TABLE requests (uid TEXT NOT NULL, serial INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, serial)) STRICT;
+CREATE TABLE events (uid TEXT NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, seq)) STRICT;
+"""
+
+_encode = msgspec.json.Encoder().encode
+_decode_record = msgspec.json.Decoder(Record).decode
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_event = msgspec.json.Decoder(Event).decode
+_decode_holder = msgspec.json.Decoder(ControllerId).decode
+
+
+class _RecordHead(msgspec.Struct):
+    version: int
+
+
+_decode_head = msgspec.json.Decoder(_RecordHead).decode
+
+
+class SqliteStore:
+    """Opens or creates the file at `path` (mode 0600, its directory 0700). `alive` tells whether a controller still runs.
+
+    Raises `StoreUnavailable` or one of its kinds; the file is never repaired or replaced by the program.
+    """
+
+    def __init__(self, path: Path, alive: Callable[[ControllerId], bool]) -> None:
+        self._path = path
+        self._alive = alive
+        self._lock = threading.RLock()
+        with self._translated():
+            self._db = self._open(path)
+            self._reader = self._connect(path)
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # SQLite gives its side files the mode of the main one.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        db = self._connect(path)
+        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise StoreUnavailable(
+                f"`{path}` can't use a write-ahead log", "keep the state on a local disk: set RUNCTL_HOME"
+            )
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version > SCHEMA_VERSION:
+                raise StoreTooNew(
+                    f"`{path}` is of format {version}, this version of runctl reads up to {SCHEMA_VERSION}",
+                    "nothing was changed; upgrade runctl, or use another home: set RUNCTL_HOME",
+                )
+        finally:
+            db.execute("COMMIT")
+        return db
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(f"`{self._path}`: {error}", _cure(str(error))) from error
+        except sqlite3.DatabaseError as error:
+            raise StoreDamaged(f"`{self._path}` is damaged: {error}", _DAMAGED_HINT) from error
+        except OSError as error:
+            raise StoreUnavailable(f"`{error.filename or self._path}`: {error.strerror}", _cure(str(error))) from error
+
+    def apply(self, writes: Sequence[Write]) -> list[Receipt]:
+        receipts: list[Receipt] = []
+        with self._lock, self._translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for write in writes:
+                    self._db.execute("SAVEPOINT one")
+                    try:
+                        receipts.append(self._write(write))
+                    except StoreError as refusal:
+                        self._db.execute("ROLLBACK TO one")
+                        receipts.append(refusal)
+                    self._db.execute("RELEASE one")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        return receipts
+
+    def _write(self, write: Write) -> int:
+        match write:
+            case Create():
+                return self._create(write)
+            case Put():
+                self._check(write.uid, write.version, write.epoch)
+                self._db.execute(
+                    "UPDATE jobs SET version = version + 1, record = ? WHERE uid = ?",
+                    (_encode(write.record), write.uid),
+                )
+                self._db.execute(
+                    "DELETE FROM requests WHERE uid = ? AND serial <= ?", (write.uid, write.record.answered)
+                )
+                self._append(write.uid, write.events)
+                return write.version + 1
+            case Remove():
+                self._check(write.uid, write.version, write.epoch)
+                for table in ("jobs", "leases", "requests", "events"):
+                    self._db.execute(f"DELETE FROM {table} WHERE uid = ?", (write.uid,))
+                return 0
+            case Acquire():
+                return self._acquire(write)
+            case Release():
+                self._db.execute("DELETE FROM leases WHERE uid = ? AND epoch = ?", (write.uid, write.epoch))
+                return 0
+            case Ask():
+                return self._ask(write)
+            case _:  # pragma: no cover
+                assert_never(write)
+
+    def _create(self, write: Create) -> int:
+        record = write.record
+        if write.supersedes is not None:
+            self._db.execute("UPDATE jobs SET current = 0 WHERE uid = ? AND current = 1", (write.supersedes,))
+        try:
+            self._db.execute(
+                "INSERT INTO jobs (uid, name, current, created, version, epoch, record) VALUES (?, ?, 1, ?, 1, 0, ?)",
+                (record.uid, record.name, record.created_at.isoformat(), _encode(record)),
+            )
+        except sqlite3.IntegrityError:
+            raise NameTaken(f"a job named `{record.name}` exists") from None
+        self._append(record.uid, write.events)
+        return 1
+
+    def _acquire(self, write: Acquire) -> int:
+        row = self._db.execute("SELECT holder FROM leases WHERE uid = ?", (write.uid,)).fetchone()
+        if row is not None:
+            holder = _decode_holder(row[0])
+            if holder != write.holder and self._alive(holder):
+                raise LeaseHeld(holder)
+        changed = self._db.execute(
+            "UPDATE jobs SET epoch = epoch + 1 WHERE uid = ? RETURNING epoch", (write.uid,)
+        ).fetchone()
+        if changed is None:
+            raise NotFound(f"no job {write.uid}")
+        epoch = int(changed[0])
+        self._db.execute(
+            "INSERT OR REPLACE INTO leases (uid, epoch, holder, taken) VALUES (?, ?, ?, ?)",
+            (write.uid, epoch, _encode(write.holder), write.now.isoformat()),
+        )
+        return epoch
+
+    def _ask(self, write: Ask) -> int:
+        row = self._db.execute(
+            "UPDATE jobs SET asked = asked + 1 WHERE uid = ? RETURNING asked", (write.uid,)
+        ).fetchone()
+        if row is None:
+            raise NotFound(f"no job {write.uid}")
+        self._db.execute(
+            "INSERT INTO requests (uid, serial, body) VALUES (?, ?, ?)", (write.uid, row[0], _encode(write.request))
+        )
+        return int(row[0])
+
+    def _append(self, uid: str, events: tuple[Event, ...]) -> None:
+        if events:
+            last = self._db.execute("SELECT coalesce(max(seq), 0) FROM events WHERE uid = ?", (uid,)).fetchone()[0]
+            rows = [(uid, last + n, _encode(event)) for n, event in enumerate(events, 1)]
+            self._db.executemany("INSERT INTO events (uid, seq, body) VALUES (?, ?, ?)", rows)
+
+    def _check(self, uid: str, version: int, epoch: int) -> None:
+        row = self._db.execute("SELECT version, epoch FROM jobs WHERE uid = ?", (uid,)).fetchone()
+        if row is None:
+            raise NotFound(f"no job {uid}")
+        if tuple(row) != (version, epoch):
+            raise Conflict(f"job {uid} is at version {row[0]}, epoch {row[1]}, not {version}, {epoch}")
+
+    def _read(self, sql: str, args: tuple[Any, ...] = ()) -> list[Any]:
+        with self._lock, self._translated():
+            return self._reader.execute(sql, args).fetchall()
+
+    def _one(self, where: str, value: str) -> Versioned:
+        rows = self._read(f"SELECT record, version, epoch FROM jobs WHERE {where} = ? ORDER BY current DESC", (value,))
+        if not rows:
+            raise NotFound(f"no job `{value}`")
+        return self._versioned(rows[0])
+
+    def _versioned(self, row: Any) -> Versioned:
+        try:
+            found = _decode_head(row[0]).version
+            if found > RECORD_VERSION:
+                raise StoreTooNew(
+                    f"`{self._path}` holds a record of format {found}, this version of runctl reads up to {RECORD_VERSION}",
+                    "nothing was changed; upgrade runctl, or use another home: set RUNCTL_HOME",
+                )
+            return Versioned(_decode_record(row[0]), row[1], row[2])
+        except msgspec.MsgspecError as error:
+            raise StoreDamaged(f"`{self._path}` holds a record that can't be read: {error}", _DAMAGED_HINT) from error
+
+    def get(self, uid: str) -> Versioned:
+        return self._one("uid", uid)
+
+    def current(self, name: str) -> Versioned:
+        return self._one("current = 1 AND name", name)
+
+    def jobs(self) -> list[Versioned]:
+        rows = self._read("SELECT record, version, epoch FROM jobs WHERE current = 1 ORDER BY created, uid")
+        return [self._versioned(row) for row in rows]
+
+    def requests(self, uid: str) -> tuple[Asked, ...]:
+        rows = self._read("SELECT serial, body FROM requests WHERE uid = ? ORDER BY serial", (uid,))
+        return tuple(Asked(serial, _decode_request(body)) for serial, body in rows)
+
+    def pending(self) -> set[str]:
+        return {uid for (uid,) in self._read("SELECT DISTINCT uid FROM requests")}
+
+    def events(self, uid: str, after: int = 0) -> list[tuple[int, Event]]:
+        rows = self._read("SELECT seq, body FROM events WHERE uid = ? AND seq > ? ORDER BY seq", (uid, after))
+        return [(seq, _decode_event(body)) for seq, body in rows]
+
+    def lease(self, uid: str) -> ControllerId | None:
+        rows = self._read("SELECT holder FROM leases WHERE uid = ?", (uid,))
+        holder = _decode_holder(rows[0][0]) if rows else None
+        return holder if holder is not None and self._alive(holder) else None
+
+    def change_token(self) -> int:
+        # data_version moves when another connection commits; the writer of this very store is such a one.
+        return int(self._read("PRAGMA data_version")[0][0])
+
+    def close(self) -> None:
+        with self._lock:
+            self._reader.close()
+            self._db.close()
+
+
+_DAMAGED_HINT = (
+    "the file is left as it is: copy it away before anything else; trainings that run go on within their limits, "
+    "and their run directories beside it hold logs and checkpoints"
+)
+
+
+def _cure(message: str) -> str:
+    text = message.lower()
+    if "full" in text or "no space" in text:
+        return "free some disk space and try again; what was acknowledged is safe, trainings that run go on"
+    if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
+        return "the state directory must be writable: check its owner and mode, or set RUNCTL_HOME"
+    if "locked" in text:
+        return "another process holds the store; try again"
+    return "nothing was changed"
