@@ -1,6 +1,6 @@
 """The project's whole check, in one command: style, types, layers, coverage, tests.
 
-Stops at the first stage that fails and shows its output. pytest's own closing line comes last.
+Stops after the first stage that fails and shows its output. pytest's own closing line comes last.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import IO, NamedTuple
+from threading import Event, Thread
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
@@ -28,7 +28,7 @@ def tool(name: str, *args: str) -> list[str]:
     return [str(TOOLS / name), *args]
 
 
-# One line of stages after the other; the two lines run side by side, one on each core.
+# Two lines of stages, run side by side, one on each core.
 STATIC = [
     Stage("ruff check", tool("ruff", "check", "--quiet")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
@@ -51,40 +51,37 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def start(stage: Stage, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        stage.argv, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-    )
-
-
-def run_side_by_side(lines: list[list[Stage]]) -> None:
-    """Run each line of stages in order, the lines at the same time; the first failure ends all of them."""
-    waiting = [list(line) for line in lines]
-    running: dict[int, tuple[Stage, float, IO[bytes], subprocess.Popen[bytes]]] = {}
-    while running or any(waiting):
-        for index, line in enumerate(waiting):
-            if index not in running and line:
-                stage, output = line.pop(0), tempfile.TemporaryFile()
-                running[index] = (stage, time.monotonic(), output, start(stage, output))
-        time.sleep(0.05)
-        for index, (stage, started, output, process) in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[index]
-            if process.returncode != 0:
-                for *_, other in running.values():
-                    other.kill()
-                    other.wait()
-                output.seek(0)
-                sys.stdout.buffer.write(output.read())
-                print(f"failed: {stage.name} (`{' '.join(stage.argv)}`, exit code {process.returncode})", flush=True)
-                raise SystemExit(1)
-            output.close()
+def run_line(stages: list[Stage], failed: Event) -> None:
+    """Run the stages in order until one fails, here or in the other line."""
+    for stage in stages:
+        if failed.is_set():
+            return
+        started = time.monotonic()
+        done = subprocess.run(
+            stage.argv,
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if done.returncode != 0:
+            failed.set()
+            sys.stdout.write(done.stdout.decode(errors="replace"))
+            print(f"failed: {stage.name} (`{' '.join(stage.argv)}`, exit code {done.returncode})", flush=True)
+        else:
             print(f"ok: {stage.name} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 def main() -> None:
-    run_side_by_side([STATIC, PURE])
+    failed = Event()
+    lines = [Thread(target=run_line, args=(stages, failed)) for stages in (STATIC, PURE)]
+    for line in lines:
+        line.start()
+    for line in lines:
+        line.join()
+    if failed.is_set():
+        raise SystemExit(1)
     raise SystemExit(subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL))
 
 
