@@ -1,0 +1,97 @@
+"""Trainings on this machine that no agent of ours watches: found by the GPU, or by what they have used of the CPU.
+
+A training is what a person would call one: a Python (or launcher) process that has kept at least half a core busy for
+half a minute. What belongs to the session that asks (a test runner, a notebook that calls runctl) is spared.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from runctl.agent.processes import LINUX, RUN_ID_VARIABLE, Process, environment_of, table
+from runctl.planner.observed import Foreign
+
+MIN_AGE_SECONDS = 30.0
+MIN_CPU_SHARE = 0.5
+GPU_QUERY_SECONDS = 5.0
+TRAINERS = ("python", "torchrun", "accelerate", "deepspeed", "julia", "pypy")
+
+
+def foreign_trainings(spare_sessions_of: int) -> tuple[Foreign, ...]:
+    """Foreign trainings, GPU users first. `spare_sessions_of`: a pid whose ancestors' sessions are not looked at.
+
+    Linux only: elsewhere nothing is known of other processes' sessions, and nothing is reported.
+    """
+    if not LINUX:
+        return ()
+    rows = table()
+    spared = _sessions(spare_sessions_of, rows)
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    ticks = os.sysconf("SC_CLK_TCK")
+    found = []
+    gpu = _gpu_pids()
+    for process in rows.values():
+        if process.state == "Z" or process.pid == spare_sessions_of:
+            continue
+        on_gpu = process.pid in gpu
+        age = uptime - int(process.start) / ticks
+        share = process.cpu / age if age > 0 else 0.0
+        if not on_gpu and (age < MIN_AGE_SECONDS or share < MIN_CPU_SHARE):
+            continue
+        command = _command(process.pid)
+        if not on_gpu and not _trains(command):
+            continue
+        if _session(process.pid) in spared or _is_ours(process.pid):
+            continue
+        evidence = "uses the GPU" if on_gpu else f"{share:.0%} of a core since its start"
+        found.append(Foreign(pid=process.pid, command=" ".join(command)[:80], evidence=evidence))
+    return tuple(sorted(found, key=lambda f: (not f.evidence.startswith("uses the GPU"), f.pid)))
+
+
+def _trains(command: list[str]) -> bool:
+    return bool(command) and Path(command[0]).name.startswith(TRAINERS)
+
+
+def _is_ours(pid: int) -> bool:
+    """Watched by an agent: the host lock speaks for it."""
+    return any(entry.startswith(RUN_ID_VARIABLE + "=") for entry in environment_of(pid))
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    text = raw.decode(errors="replace").replace("\x1b", "?")
+    return [part for part in text.split("\0") if part]
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def _sessions(pid: int, rows: dict[int, Process]) -> set[int]:
+    """The sessions of a process and of all its ancestors."""
+    found = set()
+    while pid in rows and pid > 1:
+        found.add(_session(pid))
+        pid = rows[pid].ppid
+    return found - {-1}
+
+
+def _gpu_pids() -> set[int]:
+    """Processes that compute on an NVIDIA GPU; empty where there is none or it doesn't answer."""
+    if not Path("/dev/nvidiactl").exists():
+        return set()
+    argv = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return set()
+    return {int(word) for word in done.stdout.split() if word.isdigit()}

@@ -1,0 +1,164 @@
+"""The local machine behind the provider protocol."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from runctl.agent.bundle import install
+from runctl.agent.files import write_json
+from runctl.agent.hostlock import DIRECTORY_VARIABLE, LockUnusable, recorded_holders
+from runctl.agent.processes import is_alive
+from runctl.home import Home
+from runctl.planner.actions import Launch
+from runctl.planner.observed import Holder, MachineSeen
+from runctl.planner.record import Attempt, Orders, Record
+from runctl.providers.interface import LaunchRefused, ProviderError, Sight
+from runctl.providers.local import seeing, spec
+from runctl.providers.local.files import write_orders
+from runctl.providers.local.foreign import foreign_trainings
+from runctl.workspace.environment import recipe
+from runctl.workspace.problems import WorkspaceError
+from runctl.workspace.snapshot import materialize
+
+# The launcher only forks and execs; a machine that takes longer swaps itself to death.
+LAUNCHER_SECONDS = 30.0
+
+
+class LocalMachine:
+    """Starts attempts in run directories under `home`; `environ` is what trainings may see a part of."""
+
+    def __init__(self, home: Home, environ: Mapping[str, str]) -> None:
+        self._home = home
+        self._environ = dict(environ)
+
+    async def machine(self, record: Record) -> MachineSeen:
+        now = datetime.now(UTC)
+        # An administrator who divides the machine has said that others' trainings are on other hosts.
+        divided = DIRECTORY_VARIABLE in self._environ
+        foreign = () if divided else await anyio.to_thread.run_sync(foreign_trainings, os.getpid())
+        return MachineSeen(as_of=now, name="this machine", holder=self._holder(), foreign=foreign)
+
+    def _holder(self) -> Holder | None:
+        try:
+            holders = recorded_holders()
+        except (LockUnusable, OSError):
+            return None
+        for holder in holders:
+            if is_alive(holder.get("agent")) or is_alive(holder.get("guardian")):
+                return self._describe(holder)
+        return None
+
+    def _describe(self, holder: dict[str, object]) -> Holder:
+        run_id = str(holder.get("run_id", ""))
+        agent = holder.get("agent")
+        pid = agent.get("pid") if isinstance(agent, dict) else None
+        uid = run_id.rpartition("-")[0]
+        run_dir = Path(str(holder.get("run_dir", "/nowhere")))
+        return Holder(
+            job=str(holder.get("job", "unknown"))[:63],
+            uid=uid,
+            run_id=run_id,
+            pid=pid if isinstance(pid, int) else 0,
+            since=seeing.instant(holder.get("since")),
+            ours=run_dir.is_relative_to(self._home.runs),
+        )
+
+    async def look(self, record: Record, attempt: Attempt) -> Sight:
+        now = datetime.now(UTC)
+        run_dir = self._home.run_dir(record.uid, attempt.number)
+        seen = seeing.look(run_dir, spec.run_id(record, attempt), now)
+        return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
+
+    def glance(self, record: Record, attempt: Attempt) -> object:
+        run_dir = self._home.run_dir(record.uid, attempt.number)
+        return tuple(_mtime(run_dir / name) for name in ("state.json", "exit.json", "events.jsonl"))
+
+    async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._launch, record, launch, epoch, secrets)
+
+    def _launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
+        run_dir = self._home.run_dir(record.uid, launch.attempt.number)
+        if (run_dir / "claim.json").exists():
+            return
+        try:
+            self._prepare(run_dir, record, launch, epoch)
+            agent = install(self._home.agents)
+        except (OSError, WorkspaceError) as error:
+            raise LaunchRefused(_said(error)) from error
+        environ = {**spec.passed_environment(self._environ), **secrets}
+        argv = [sys.executable, "-I", "-S", "-E", str(agent / "launch.py"), str(run_dir)]
+        try:
+            done = subprocess.run(
+                argv, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=LAUNCHER_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LaunchRefused(f"the agent couldn't be started: {error}") from error
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip()[-500:]
+            raise LaunchRefused(f"the agent couldn't be started (exit {done.returncode}): {said}")
+
+    def _prepare(self, run_dir: Path, record: Record, launch: Launch, epoch: int) -> None:
+        generation = launch.generation
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        work = run_dir / "work"
+        if not work.exists():
+            materialize(self._home.code / generation.source.code_hash, work)
+        made = recipe(
+            work,
+            generation.source.workdir,
+            generation.job.script,
+            generation.job.setup,
+            self._home.envs,
+            generation.source.python,
+            generation.source.path,
+            generation.source.uv,
+        )
+        built = spec.build(self._home, record, launch.attempt, generation, epoch, made, self._environ)
+        write_json(str(run_dir / "spec.json"), built)
+        write_orders(run_dir, launch.attempt.orders, epoch)
+
+    async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
+        try:
+            write_orders(self._home.run_dir(record.uid, attempt), orders, epoch)
+        except OSError as error:
+            raise ProviderError(_said(error)) from error
+
+    async def forget(self, record: Record, *, checkpoints: bool) -> None:
+        await anyio.to_thread.run_sync(self._forget, record, checkpoints)
+
+    def _forget(self, record: Record, checkpoints: bool) -> None:
+        job_dir = self._home.job_dir(record.uid)
+        kept = job_dir / "checkpoints"
+        if checkpoints or not kept.exists():
+            shutil.rmtree(job_dir, ignore_errors=True)
+            return
+        for entry in job_dir.iterdir():
+            if entry == kept:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+
+def _mtime(path: Path) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: `{error.filename}`" if error.filename else str(error)
+    return str(error)

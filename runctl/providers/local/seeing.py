@@ -1,0 +1,214 @@
+"""Reading a run directory: what the agent's files and the process table say of an attempt.
+
+The files were written by an agent of ours, but beside a training that may write there, too: whatever doesn't have
+the expected shape is treated as not there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from runctl.agent.processes import carriers, is_alive, table
+from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting
+from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
+
+# No file of the agent comes near this; a larger one was written by somebody else.
+MAX_FILE = 4 * 1024 * 1024
+
+Json = dict[str, Any]
+
+
+def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
+    """The attempt whose run directory this is, as of `now` (sampled before the look)."""
+    exit_record = read_json(run_dir / "exit.json")
+    if exit_record is not None:
+        return _ended(exit_record, run_dir, now)
+    claim = read_json(run_dir / "claim.json")
+    if claim is None:
+        return Absent(as_of=now)
+    state = read_json(run_dir / "state.json")
+    agent_alive = state is not None and is_alive(state.get("agent"))
+    guardian_alive = is_alive(claim.get("guardian"))
+    if state is not None and agent_alive:
+        return _live(state, run_dir, now)
+    if guardian_alive:
+        return Starting(as_of=now)
+    # Both are gone. The exit record may have been written between the two looks.
+    exit_record = read_json(run_dir / "exit.json")
+    if exit_record is not None:
+        return _ended(exit_record, run_dir, now)
+    if carriers(run_id, table()):
+        return Starting(as_of=now)
+    return _dead(claim, state, now)
+
+
+def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Event], ...]:
+    """The agent's own events with a number above `after`, in order. A torn last line is left for the next look."""
+    found = []
+    for line in read_lines(run_dir / "events.jsonl"):
+        seq = line.get("seq")
+        if not isinstance(seq, int) or seq <= after:
+            continue
+        kind: Literal["Normal", "Warning"] = "Warning" if line.get("type") == "Warning" else "Normal"
+        reason, message = str(line.get("reason", "Agent"))[:64], str(line.get("message", ""))[:2000]
+        event = Event(
+            at=instant(line.get("at")) or datetime.now(UTC), type=kind, reason=reason, message=message, attempt=attempt
+        )
+        found.append((seq, event))
+    return tuple(found)
+
+
+def read_json(path: Path) -> Json | None:
+    """The object in the file; None if it isn't there or isn't one."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        return None
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_lines(path: Path) -> list[Json]:
+    """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return []
+    with os.fdopen(fd, "rb") as file:
+        lines = file.read().split(b"\n")[:-1]
+    found = []
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+def instant(value: object) -> datetime | None:
+    """Seconds since the epoch as an instant."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def checkpoint_ref(value: object) -> CheckpointRef | None:
+    """A checkpoint as the agent writes it; None unless it is durable."""
+    if not isinstance(value, dict) or not isinstance(value.get("durable_path"), str):
+        return None
+    at, seq, attempt = instant(value.get("at")), value.get("seq"), value.get("attempt")
+    if at is None or not isinstance(seq, int) or not isinstance(attempt, int):
+        return None
+    return CheckpointRef(
+        attempt=attempt,
+        seq=seq,
+        name=str(value.get("name", "")),
+        path=value["durable_path"],
+        at=at,
+        bytes=_whole(value.get("bytes")) or 0,
+        step=_whole(value.get("step")),
+        epoch=_whole(value.get("epoch")),
+    )
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _live(state: Json, run_dir: Path, now: datetime) -> AttemptSeen:
+    phase = state.get("phase")
+    started = instant(state.get("started_at"))
+    if started is None or phase not in ("preparing", "training", "draining", "ended"):
+        return Starting(as_of=now)
+    checkpoints = _object(state.get("checkpoints"))
+    orders = read_json(run_dir / "orders.json")
+    return Live(
+        as_of=now,
+        phase=cast(Literal["preparing", "training", "draining", "ended"], phase),
+        step=_text(state.get("step")),
+        started_at=started,
+        training_at=instant(_object(state.get("training")).get("started_at")),
+        drain=_text(_object(state.get("drain")).get("reason")),
+        active=_number(state.get("active")),
+        durable=_whole(checkpoints.get("durable")) or 0,
+        newest=checkpoint_ref(checkpoints.get("newest_durable")),
+        serial=_whole(orders.get("serial")) or 0 if orders else 0,
+        heartbeat=instant(state.get("heartbeat")) or started,
+    )
+
+
+def _ended(record: Json, run_dir: Path, now: datetime) -> AttemptSeen:
+    try:
+        reason = EndReason(str(record.get("reason")))
+    except ValueError:
+        reason = EndReason.LOST
+    code = _whole(record.get("exit_code"))
+    signal = _whole(record.get("signal"))
+    if reason is EndReason.EXITED and code is None and signal is None:
+        reason = EndReason.LOST
+    if reason is EndReason.LOST:
+        code = signal = None
+    checkpoints = _object(record.get("checkpoints"))
+    newest = checkpoint_ref(record.get("newest_durable"))
+    if newest is None and reason is EndReason.LOST:
+        state = read_json(run_dir / "state.json")
+        checkpoints = _object(_object(state).get("checkpoints"))
+        newest = checkpoint_ref(checkpoints.get("newest_durable"))
+    return Ended(
+        as_of=now,
+        end=AttemptEnd(
+            reason=reason,
+            detail=str(record.get("detail") or "")[:2000],
+            exit_code=code,
+            signal=signal,
+            oom=record.get("oom") is True,
+            training_started=record.get("training_started") is True,
+        ),
+        started_at=instant(record.get("started_at")),
+        ended_at=instant(record.get("ended_at")) or now,
+        active=_number(record.get("active")),
+        durable=_whole(checkpoints.get("durable")) or 0,
+        newest=newest,
+        held_by=_text(_object(record.get("holder")).get("job")),
+    )
+
+
+def _dead(claim: Json, state: Json | None, now: datetime) -> AttemptSeen:
+    state = state or {}
+    checkpoints = _object(state.get("checkpoints"))
+    return Dead(
+        as_of=now,
+        started_at=instant(state.get("started_at")) or instant(claim.get("claimed_at")),
+        last_seen=instant(state.get("heartbeat")) or instant(claim.get("claimed_at")),
+        active=_number(state.get("active")),
+        durable=_whole(checkpoints.get("durable")) or 0,
+        newest=checkpoint_ref(checkpoints.get("newest_durable")),
+    )

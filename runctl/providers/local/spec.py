@@ -1,0 +1,140 @@
+"""The attempt in the agent's terms: `spec.json`, built from the job, its frozen code and its environment's recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runctl.home import Home
+from runctl.manifest.job import Busy, Job
+from runctl.planner.record import Attempt, Generation, Record
+from runctl.workspace.environment import Recipe, training_argv
+
+# What a training may see of the environment that runctl was called in; everything else is the manifest's to pass.
+PASSED = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TERM",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "CONDA_DEFAULT_ENV",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HF_HOME",
+        "TORCH_HOME",
+        "XDG_CACHE_HOME",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "RUNCTL_HOST_LOCK_DIR",
+    ]
+)
+PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "PIP_", "UV_")
+
+HOOK_SECONDS = 30.0
+
+
+def passed_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of the caller's environment that every attempt sees."""
+    return {k: v for k, v in environ.items() if k in PASSED or k.startswith(PASSED_PREFIXES)}
+
+
+def build(
+    home: Home,
+    record: Record,
+    attempt: Attempt,
+    generation: Generation,
+    epoch: int,
+    recipe: Recipe,
+    environ: Mapping[str, str],
+) -> dict[str, Any]:
+    """`spec.json` of `attempt`. Holds no secret: only their names."""
+    job = generation.job
+    run_dir = home.run_dir(record.uid, attempt.number)
+    cwd = run_dir / "work" / generation.source.workdir
+    env = passed_environment(environ)
+    env["PATH"] = ":".join([*([recipe.bin_dir] if recipe.bin_dir else []), generation.source.path])
+    env.update(job.env)
+    env["RUNCTL_DEADLINE"] = _deadline(attempt)
+    return {
+        "version": 1,
+        "run_id": run_id(record, attempt),
+        "job": record.name,
+        "uid": record.uid,
+        "attempt": attempt.number,
+        "epoch": epoch,
+        "home_fence": str(home.job_dir(record.uid) / "fence"),
+        "busy": "share" if job.instance.busy is Busy.SHARE else "refuse",
+        "cwd": str(cwd),
+        "argv": list(training_argv(job, recipe)),
+        "env": env,
+        "secrets": [secret.name for secret in job.secrets],
+        "steps": [step.to_json() for step in recipe.steps],
+        "setup_timeout": job.limits.setup.seconds,
+        "checkpoint": _checkpoint(job, attempt, run_dir, cwd),
+        "stop": {"signal": job.stop.signal, "to": job.stop.to},
+        "hooks": {
+            "after_start": [list(argv) for argv in job.hooks.after_start],
+            "before_stop": [list(argv) for argv in job.hooks.before_stop],
+            "before_terminate": [list(argv) for argv in job.hooks.before_terminate],
+            "timeout": HOOK_SECONDS,
+        },
+    }
+
+
+def run_id(record: Record, attempt: Attempt) -> str:
+    return f"{record.uid}-{attempt.number}"
+
+
+def destination(job: Job, run_dir: Path) -> Path:
+    """Where durable copies go: `checkpoint.upload`, or beside the job's run directories."""
+    upload = job.checkpoint.upload
+    if upload is None:
+        return run_dir.parent / "checkpoints"
+    return Path(upload.removeprefix("file:").replace("//", "", 1) if upload.startswith("file://") else upload[5:])
+
+
+def _checkpoint(job: Job, attempt: Attempt, run_dir: Path, cwd: Path) -> dict[str, Any]:
+    policy = job.checkpoint
+    fmt: dict[str, Any] = {"kind": policy.format.kind}
+    if policy.format.command:
+        fmt["command"] = list(policy.format.command)
+    return {
+        "dir": str(cwd / policy.dir),
+        "every": {"unit": policy.every.unit, "n": policy.every.n},
+        "format": fmt,
+        "destination": str(destination(job, run_dir)),
+        "signal": policy.signal,
+        "grace": policy.grace.seconds,
+        "restore": _restore(job, attempt),
+        "resume_arg": policy.resume_arg,
+    }
+
+
+def _restore(job: Job, attempt: Attempt) -> dict[str, str] | None:
+    """The newest durable checkpoint of the job; before there is one, what `checkpoint.resume` names."""
+    if attempt.resume is not None:
+        return {"source": attempt.resume.path, "name": attempt.resume.name}
+    named = job.checkpoint.resume
+    if named in ("auto", "never"):
+        return None
+    path = Path(named)
+    return {"source": str(path), "name": path.name}
+
+
+def _deadline(attempt: Attempt) -> str:
+    """Seconds since the epoch at which the attempt is over at the latest, empty if nothing says so."""
+    money = attempt.orders.limits.money
+    return f"{money.until.timestamp():.0f}" if money else ""

@@ -1,0 +1,319 @@
+"""A controller: holds the leases of some jobs and reconciles each of them until nothing is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
+from typing import assert_never
+
+import anyio
+import msgspec
+
+from runctl.manifest.job import Platform
+from runctl.planner.actions import Action, AskToStop, Forget, Launch, Plan, SendOrders
+from runctl.planner.money import committed
+from runctl.planner.observed import GroupSeen, LaunchFailed, Observed
+from runctl.planner.plan import plan
+from runctl.planner.record import Desired, Record
+from runctl.planner.requests import StopJob
+from runctl.providers.interface import LaunchRefused, Provider, ProviderError
+from runctl.reconciler.group_commit import GroupCommit
+from runctl.reconciler.work_queue import WorkQueue
+from runctl.store.interface import (
+    Acquire,
+    Ask,
+    Conflict,
+    ControllerId,
+    LeaseHeld,
+    NotFound,
+    Put,
+    Release,
+    Remove,
+    Store,
+    StoreError,
+    StoreUnavailable,
+    Versioned,
+)
+
+WORKERS = 8
+
+# How often the store and the run directories are glanced at. The first is one PRAGMA, the second three stat calls a job.
+GLANCE = timedelta(milliseconds=100)
+GLANCE_IN_BACKGROUND = timedelta(seconds=1)
+
+# A live attempt is looked at this often even if nothing seems to have changed.
+HEARTBEAT = timedelta(seconds=15)
+
+# Another controller's job is tried again after this: its holder may have died.
+LEASE_RETRY = timedelta(seconds=1)
+
+STORE_RETRY = timedelta(seconds=1)
+
+
+class Held(msgspec.Struct):
+    """A job whose lease this controller holds."""
+
+    epoch: int
+    versioned: Versioned
+    glance: object = None
+    failed: LaunchFailed | None = None
+
+
+class Controller:
+    """Reconciles jobs of `store`. `environ` is where secrets come from; `only`: the uids to care for, None for all.
+
+    `trouble` is told what keeps the controller from its work (a full disk, say); it goes on trying.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        providers: Mapping[Platform, Provider],
+        me: ControllerId,
+        environ: Mapping[str, str],
+        clock: Callable[[], datetime],
+        *,
+        only: Collection[str] | None = None,
+        glance: timedelta = GLANCE,
+        trouble: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._store = store
+        self._commit = GroupCommit(store)
+        self._providers = providers
+        self._me = me
+        self._environ = environ
+        self._clock = clock
+        self._only = None if only is None else set(only)
+        self._glance = glance
+        self._trouble = trouble
+        self._queue = WorkQueue()
+        self._held: dict[str, Held] = {}
+        self._resting: set[str] = set()
+        self._busy_elsewhere: set[str] = set()
+        self._token: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to do: every job in its care rests or is finished, and no request is unanswered."""
+        return self._queue.idle and not self._held and not self._busy_elsewhere and self._token is not None
+
+    async def run(self, *, linger: timedelta = timedelta(0)) -> None:
+        """Reconcile until there has been nothing to do for `linger`. Cancelling it leaves every job as it is."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(WORKERS):
+                    tasks.start_soon(self._work)
+                await self._watch(linger)
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._release_all()
+
+    async def _watch(self, linger: timedelta) -> None:
+        """Turn changes of the store, of run directories and of time into keys of the queue."""
+        idle_since: datetime | None = None
+        while True:
+            now = self._clock()
+            self._glance_at_store()
+            self._glance_at_runs()
+            self._queue.due(now)
+            if self.done:
+                idle_since = idle_since or now
+                if now - idle_since >= linger:
+                    return
+            else:
+                idle_since = None
+            pause = self._glance.total_seconds()
+            due = self._queue.next_due()
+            if due is not None:
+                pause = min(pause, max(0.0, (due - now).total_seconds()))
+            with anyio.move_on_after(pause):
+                await anyio.sleep_forever() if self._queue.idle else await self._queue.changed()
+
+    def _glance_at_store(self) -> None:
+        try:
+            token = self._store.change_token()
+            if token == self._token:
+                return
+            pending = self._store.pending()
+            for versioned in self._store.jobs():
+                uid = versioned.record.uid
+                if self._only is not None and uid not in self._only:
+                    continue
+                self._consider(versioned, uid in pending)
+            self._token = token
+        except StoreUnavailable as error:
+            self._trouble(str(error))
+
+    def _consider(self, versioned: Versioned, asked: bool) -> None:
+        uid = versioned.record.uid
+        held = self._held.get(uid)
+        if held is not None:
+            if asked or versioned.epoch != held.epoch:
+                self._queue.add(uid)
+        elif asked or not rests(versioned.record):
+            self._queue.add(uid)
+
+    def _glance_at_runs(self) -> None:
+        for uid, held in self._held.items():
+            live = held.versioned.record.live
+            if live is None:
+                continue
+            glance = self._provider(held.versioned.record).glance(held.versioned.record, live)
+            if glance != held.glance:
+                held.glance = glance
+                self._queue.add(uid)
+
+    async def _work(self) -> None:
+        while True:
+            uid = self._queue.take()
+            if uid is None:
+                await self._queue.changed()
+                continue
+            try:
+                await self._reconcile(uid)
+            except StoreUnavailable as error:
+                self._trouble(str(error))
+                self._queue.add_at(uid, self._clock() + STORE_RETRY)
+            except Conflict:
+                self._held.pop(uid, None)
+                self._queue.add(uid)
+            except NotFound:
+                self._drop(uid)
+            finally:
+                self._queue.finish(uid)
+
+    async def _reconcile(self, uid: str) -> None:
+        """One pass over one job: observe, plan, persist, execute."""
+        held = self._held.get(uid) or await self._take(uid)
+        if held is None:
+            return
+        record, now = held.versioned.record, self._clock()
+        observed = await self._observe(held, now)
+        made = plan(record, observed, now)
+        await self._persist(held, made)
+        for action in made.actions:
+            await self._execute(held, action)
+        if made.record is None:
+            await self._commit.apply(Remove(uid, held.versioned.version, held.epoch))
+            self._drop(uid)
+            return
+        if made.wake_at is not None:
+            self._queue.add_at(uid, made.wake_at)
+        if made.record.live is not None:
+            self._queue.add_at(uid, now + HEARTBEAT)
+        if made.actions or made.record != record:
+            self._queue.add(uid)
+        elif rests(made.record):
+            await self._let_go(uid, held)
+
+    async def _take(self, uid: str) -> Held | None:
+        """Take the job's lease; None, and a later try, if another live controller has it."""
+        try:
+            epoch = await self._commit.apply(Acquire(uid, self._me, self._clock()))
+        except LeaseHeld:
+            self._busy_elsewhere.add(uid)
+            self._queue.add_at(uid, self._clock() + LEASE_RETRY)
+            versioned = self._store.get(uid)
+            if rests(versioned.record) and uid not in self._store.pending():
+                self._drop(uid)
+            return None
+        self._busy_elsewhere.discard(uid)
+        held = Held(epoch, self._store.get(uid))
+        self._held[uid] = held
+        return held
+
+    async def _let_go(self, uid: str, held: Held) -> None:
+        if self._store.requests(uid):
+            self._queue.add(uid)
+            return
+        await self._commit.apply(Release(uid, held.epoch))
+        self._drop(uid)
+
+    def _drop(self, uid: str) -> None:
+        self._held.pop(uid, None)
+        self._busy_elsewhere.discard(uid)
+        self._queue.forget(uid)
+
+    async def _observe(self, held: Held, now: datetime) -> Observed:
+        record = held.versioned.record
+        provider = self._provider(record)
+        live = record.live
+        sight = await provider.look(record, live) if live is not None else None
+        wants = live is None and record.outcome is None and record.stopped is None and record.desired is Desired.RUN
+        machine = await provider.machine(record) if wants else None
+        failed, held.failed = held.failed, None
+        return Observed(
+            attempt=sight.attempt if sight else None,
+            machine=machine,
+            group=self._group(record, now),
+            requests=self._store.requests(record.uid),
+            missing_secrets=tuple(s.name for s in record.job.secrets if s.name not in self._environ),
+            launch_failed=failed,
+            agent_events=sight.events if sight else (),
+        )
+
+    def _group(self, record: Record, now: datetime) -> GroupSeen:
+        if record.group is None:
+            return GroupSeen()
+        others = [v.record for v in self._store.jobs() if v.record.group == record.group and v.record.uid != record.uid]
+        waiting = [r for r in others if r.live is None and not rests(r) and r.desired is Desired.RUN]
+        return GroupSeen(
+            committed=sum(committed(other, now) for other in others),
+            live=tuple(other.name for other in others if other.live is not None),
+            ahead=tuple(other.name for other in waiting if other.order < record.order),
+        )
+
+    async def _persist(self, held: Held, made: Plan) -> None:
+        record = held.versioned.record
+        if made.record is None or (made.record == record and not made.events):
+            return
+        put = Put(record.uid, held.versioned.version, held.epoch, made.record, made.events)
+        version = await self._commit.apply(put)
+        held.versioned = Versioned(made.record, version, held.epoch)
+
+    async def _execute(self, held: Held, action: Action) -> None:
+        record = held.versioned.record
+        provider = self._provider(record)
+        match action:
+            case Launch(attempt=attempt):
+                secrets = {s.name: self._environ[s.name] for s in record.job.secrets if s.name in self._environ}
+                try:
+                    await provider.launch(record, action, held.epoch, secrets)
+                except LaunchRefused as error:
+                    held.failed = LaunchFailed(attempt=attempt.number, message=str(error))
+                except ProviderError as error:
+                    self._trouble(str(error))
+            case SendOrders(attempt=number, orders=orders):
+                try:
+                    await provider.order(record, number, orders, held.epoch)
+                except ProviderError as error:
+                    self._trouble(f"orders for `{record.name}` couldn't be written: {error}")
+                    self._queue.add_at(record.uid, self._clock() + STORE_RETRY)
+            case AskToStop(uid=other, why=why):
+                try:
+                    await self._commit.apply(Ask(other, StopJob(at=self._clock(), why=why)))
+                except NotFound:
+                    pass
+            case Forget(checkpoints=checkpoints):
+                await provider.forget(record, checkpoints=checkpoints)
+            case _:  # pragma: no cover
+                assert_never(action)
+
+    def _provider(self, record: Record) -> Provider:
+        return self._providers[record.job.instance.platform]
+
+    async def _release_all(self) -> None:
+        for uid, held in list(self._held.items()):
+            try:
+                await self._commit.apply(Release(uid, held.epoch))
+            except StoreError as error:
+                self._trouble(str(error))
+        self._held.clear()
+
+
+def rests(record: Record) -> bool:
+    """Nothing is to be done for the job until somebody asks."""
+    if record.live is not None or record.desired is Desired.DELETED:
+        return False
+    return record.outcome is not None or record.stopped is not None

@@ -1,0 +1,62 @@
+"""One durable transaction for all writes that come in while the last one is being synced to the disk."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from runctl.store.interface import Receipt, Store, StoreError, StoreUnavailable, Write, done
+
+
+class _Waiting(msgspec.Struct):
+    write: Write
+    ready: anyio.Event
+    receipt: Receipt | None = None
+
+
+class GroupCommit:
+    """Awaitable writes to a store. The first writer in line carries the whole batch; the others only wait."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._line: list[_Waiting] = []
+        self._carrying = False
+
+    async def apply(self, write: Write) -> int:
+        """The write's receipt, once it is durable. Raises what the store refuses it with, or `StoreUnavailable`.
+
+        A cancelled caller's write may still be done.
+        """
+        mine = _Waiting(write, anyio.Event())
+        self._line.append(mine)
+        if not self._carrying:
+            await self._carry()
+        else:
+            await mine.ready.wait()
+        assert mine.receipt is not None
+        return done(mine.receipt)
+
+    async def _carry(self) -> None:
+        self._carrying = True
+        with anyio.CancelScope(shield=True):
+            try:
+                while self._line:
+                    batch, self._line = self._line, []
+                    await self._commit(batch)
+            finally:
+                self._carrying = False
+
+    async def _commit(self, batch: list[_Waiting]) -> None:
+        receipts: list[Receipt]
+        try:
+            receipts = await anyio.to_thread.run_sync(self._store.apply, [one.write for one in batch])
+        except StoreError as error:
+            receipts = [error] * len(batch)
+        except BaseException as error:
+            receipts = [StoreUnavailable(f"the store failed: {error}")] * len(batch)
+            raise
+        finally:
+            for one, receipt in zip(batch, receipts, strict=True):
+                one.receipt = receipt
+                one.ready.set()
