@@ -105,14 +105,18 @@ SIZE_HINT = "write a number and a unit (B, kB, MB, GB, TB, KiB, MiB, GiB, TiB), 
 EVERY_HINT = "write `2 epochs`, `500 steps` or a duration such as `10m`"
 SHARE_HINT = "write a percentage, such as `80%`"
 
-_AMOUNT = r"(?P<amount>\d{1,12}(?:\.\d+)?|\.\d+)"
-_MONEY = re.compile(rf"(?:(?P<sign>\$)\s*{_AMOUNT}|{_AMOUNT.replace('amount', 'amount2')}\s*(?P<code>[A-Za-z$€£¥]+)?)\s*")
-_DURATION_PART = re.compile(r"(\d{1,9}(?:\.\d+)?)\s*(ms|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?)\s*")
+_DIGITS = r"\d{1,12}(?:\.\d{1,12})?|\.\d{1,12}"
+_MONEY = re.compile(rf"\$\s*(?P<dollars>{_DIGITS})|(?P<amount>{_DIGITS})\s*(?P<currency>[A-Za-z$€£¥]*)", re.ASCII)
+_DURATION_PART = re.compile(
+    r"(\d{1,9}(?:\.\d{1,9})?)\s*"
+    r"(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)(?![A-Za-z])\s*",
+    re.ASCII,
+)
 _DURATION_MILLIS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d+)?)\s*([kKMGT]?i?B)")
-_SIZE_FACTOR = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_COUNT = re.compile(r"(\d{1,12})\s*(epochs?|steps?)")
-_SHARE = re.compile(r"(\d{1,4}(?:\.\d)?)\s*%")
+_SIZE = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?\s*([kKMGT]i?)?B", re.ASCII)
+_SIZE_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_COUNT = re.compile(r"(\d{1,12})\s*(epochs?|steps?)", re.ASCII)
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d)?)\s*%", re.ASCII)
 MAX_DURATION = timedelta(days=3650)
 
 
@@ -121,10 +125,10 @@ def parse_money(text: str) -> Money:
     match = _MONEY.fullmatch(text.strip())
     if match is None:
         raise QuantityError(f"`{text}` is not an amount of money", MONEY_HINT)
-    code = (match["code"] or "USD").upper()
-    if code not in {"USD", "$"}:
-        raise QuantityError(f"`{match['code']}` is not a currency that prices are known in", MONEY_HINT)
-    micros = Decimal(match["amount"] or match["amount2"]) * MICROS_PER_DOLLAR
+    currency = match["currency"] or "USD"
+    if currency.upper() not in {"USD", "$"}:
+        raise QuantityError(f"`{currency}` is not a currency that prices are known in", MONEY_HINT)
+    micros = Decimal(match["dollars"] or match["amount"]) * MICROS_PER_DOLLAR
     if micros != micros.to_integral_value():
         raise QuantityError(f"`{text}` is finer than a millionth of a dollar", MONEY_HINT)
     return Money(text=text, micros=int(micros))
@@ -138,26 +142,27 @@ def parse_duration(text: str) -> Duration:
         match = _DURATION_PART.match(stripped, position)
         if match is None:
             break
-        unit = match[2] if match[2] == "ms" or match[2].startswith("milli") else match[2][0]
-        millis += Decimal(match[1]) * _DURATION_MILLIS["ms" if unit.startswith("milli") else unit]
+        unit = "ms" if match[2].startswith(("ms", "milli")) else match[2][0]
+        millis += Decimal(match[1]) * _DURATION_MILLIS[unit]
         position = match.end()
     if position == 0 or position < len(stripped):
-        why = "has no unit" if re.fullmatch(r"\d+(\.\d+)?", stripped) else "is not a duration"
+        why = "has no unit" if re.fullmatch(r"\d+(\.\d+)?", stripped, re.ASCII) else "is not a duration"
         raise QuantityError(f"`{text}` {why}", DURATION_HINT)
+    if millis != millis.to_integral_value():
+        raise QuantityError(f"`{text}` is finer than a millisecond", DURATION_HINT)
     if millis > MAX_DURATION / timedelta(milliseconds=1):
         raise QuantityError(f"`{text}` is longer than ten years", DURATION_HINT)
     return Duration(text=text, millis=int(millis))
 
 
 def parse_size(text: str) -> Size:
-    """Parse `200 GiB` (powers of 1024) or `200 GB` (powers of 1000) into bytes."""
+    """Parse `200 GiB` (powers of 1024) or `200 GB` (powers of 1000); a part of a byte is rounded down."""
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise QuantityError(f"`{text}` is not a size", SIZE_HINT)
-    unit = match[2].lower()
-    base = 1024 if "i" in unit else 1000
-    prefix = unit[0] if unit[0] != "b" else ""
-    return Size(text=text, bytes=int(Decimal(match[1]) * base ** _SIZE_FACTOR[prefix]))
+    whole, part, prefix = match[1], match[2] or "", (match[3] or "").lower()
+    factor = (1024 if prefix.endswith("i") else 1000) ** _SIZE_POWER[prefix[:1]]
+    return Size(text=text, bytes=int(whole + part) * factor // 10 ** len(part))
 
 
 def parse_every(text: str) -> Every:
@@ -225,8 +230,25 @@ def format_size(count: int) -> str:
 
 
 __all__ = [
-    "DURATION_HINT", "EVERY_HINT", "MICROS_PER_DOLLAR", "MONEY_HINT", "SHARE_HINT", "SIZE_HINT",
-    "Duration", "Every", "Money", "QuantityError", "Share", "Size",
-    "decimal_money", "format_duration", "format_money", "format_size",
-    "parse_duration", "parse_every", "parse_money", "parse_share", "parse_size",
+    "DURATION_HINT",
+    "EVERY_HINT",
+    "MICROS_PER_DOLLAR",
+    "MONEY_HINT",
+    "SHARE_HINT",
+    "SIZE_HINT",
+    "Duration",
+    "Every",
+    "Money",
+    "QuantityError",
+    "Share",
+    "Size",
+    "decimal_money",
+    "format_duration",
+    "format_money",
+    "format_size",
+    "parse_duration",
+    "parse_every",
+    "parse_money",
+    "parse_share",
+    "parse_size",
 ]

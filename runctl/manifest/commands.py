@@ -1,0 +1,64 @@
+"""Commands of `setup` and `hooks`: an argv list, or a line that is split into one. There is never a shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from runctl.manifest.fields import VERBATIM, Shape, refuse
+
+_HINT = "nothing is run by a shell: write an argv list, or put the line into a script and run that"
+_QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+_EXPANSION_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_SHELL_ONLY = re.compile(r"&&|\|\||>>|<<|\$\(|[&|;<>()$`*?\n]")
+_ASSIGNMENT = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*=")
+
+
+def _bare(match: re.Match[str]) -> str:
+    """What a shell would still expand in a quoted part: `$` and backticks inside double quotes."""
+    if not match[0].startswith('"'):
+        return ""
+    return "".join(each for each in _EXPANSION_ESCAPED.sub("", match[0]) if each in "$`")
+
+
+def split_command(value: object) -> object:
+    """The argv of a line, by the quoting rules of POSIX; a list passes unless it is empty."""
+    if not isinstance(value, str):
+        if value == []:
+            raise _nothing()
+        return value
+    for_shell = _SHELL_ONLY.search(_QUOTED.sub(_bare, value))
+    if for_shell is not None:
+        raise refuse("shell-syntax", f"`{for_shell[0].strip() or 'a line break'}` needs a shell", _HINT)
+    if _ASSIGNMENT.match(value):
+        raise refuse("shell-syntax", "an assignment before a command needs a shell", f"set it in `env`; {_HINT}")
+    try:
+        argv = shlex.split(value)
+    except ValueError as error:
+        raise refuse("bad-command", f"`{value}` can't be split: {str(error).lower()}", "close the quote") from None
+    if argv in ([], [""]):
+        raise _nothing()
+    return argv
+
+
+def _nothing() -> Exception:
+    return refuse("bad-command", "a command without a word", "write the program and its arguments")
+
+
+COMMAND = Shape(
+    "command: an argv list, or a line that is split without a shell",
+    {
+        "anyOf": [
+            {"type": "array", "items": VERBATIM.schema, "minItems": 1},
+            {
+                "type": "string",
+                "pattern": "^ *(?![A-Za-z_][A-Za-z0-9_]*=)[A-Za-z0-9_./~-]"
+                "([^'\"\\\\&|;<>()$`*?\\n]|'[^']*'|\"[^\"\\\\$`]*\")*$",
+            },
+        ]
+    },
+)
+Command = Annotated[tuple[str, ...], BeforeValidator(split_command), COMMAND]

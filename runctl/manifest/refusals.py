@@ -1,0 +1,113 @@
+"""What the model refuses, as findings: pydantic's own complaints in our words, ours as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+from runctl.manifest.catalogue import catalogue, children, without_indices
+from runctl.manifest.diagnostics import At, Finding, closest, one_of
+
+_KEY = "[key]"
+_EXPECTED = {"string_type": "text", "tuple_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}
+
+
+def refused_path(location: tuple[int | str, ...]) -> str:
+    """`("args", 2)` → `args[2]`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part != _KEY:
+            path += f".{part}" if path else part
+    return path
+
+
+def finding_of(error: ErrorDetails) -> Finding:
+    path, context = refused_path(error["loc"]), error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            return _missing(path)
+        case "extra_forbidden":
+            return _unknown(path)
+        case "string_type" | "tuple_type" | "dict_type" | "model_type" as kind:
+            return _wrong_type(path, _EXPECTED[kind], error["input"])
+        case code:
+            return Finding(
+                code=code,
+                path=path,
+                message=context["message"],
+                label=context["label"],
+                hint=context["hint"],
+                at=At.KEY if error["loc"][-1] == _KEY else At.VALUE,
+            )
+
+
+def without_value(path: str) -> Finding:
+    """A field that is written without a value."""
+    item = path.endswith("]")
+    return Finding(
+        code="missing-value",
+        path=path,
+        message="an item without a value" if item else f"`{_name(path)}` has no value",
+        label="nothing is written here",
+        hint="write a value, or remove the line" + ("" if item else " to get the default"),
+        at=At.KEY,
+    )
+
+
+def _name(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _missing(path: str) -> Finding:
+    section, _, name = path.rpartition(".")
+    entry = next((each for each in catalogue() if each.path == without_indices(path)), None)
+    example = f"{name}: {entry.examples[0]}" if entry else f"{name}: …"
+    return Finding(
+        code="missing-field",
+        path=section,
+        message=f"`{name}` is missing",
+        label=f"`{section}` needs it" if section else "a job needs it",
+        hint=f"add it, such as `{example}`",
+        at=At.KEY,
+    )
+
+
+def _unknown(path: str) -> Finding:
+    section, _, name = path.rpartition(".")
+    known = [each.name for each in children(without_indices(section).removesuffix("[]"))]
+    near = closest(name, known)
+    if near is not None:
+        hint = f"did you mean `{near}`?"
+    else:
+        elsewhere = [each.path for each in catalogue() if each.name == name and "[]" not in each.path]
+        hint = f"did you mean `{elsewhere[0]}`?" if elsewhere else f"accepted: {', '.join(known or ['command'])}"
+    return Finding(
+        code="unknown-field",
+        path=path,
+        message=f"unknown field `{name}`",
+        label=f"not a field of `{section}`" if section else "not a field of a job",
+        hint=hint,
+        at=At.KEY,
+    )
+
+
+def _wrong_type(path: str, expected: str, value: Any) -> Finding:
+    found = "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "a mapping"
+    if expected == "text" and found == "a mapping":
+        hint = "quote the value if its `: ` belongs to it"
+    elif expected == "a list" and found == "text":
+        hint = f"write it in brackets, `{_name(path)}: [{value}]`, or one item a line behind `- `"
+    else:
+        entry = next((each for each in catalogue() if each.path == without_indices(path)), None)
+        fields = one_of([each.name for each in children(entry.path)]) if entry and entry.section else ""
+        hint = f"its fields are {fields}" if fields else f"write {expected}"
+    return Finding(
+        code="wrong-type",
+        path=path,
+        message=f"`{_name(path)}` is {expected}, not {found}",
+        label=f"expected {expected}",
+        hint=hint,
+    )
