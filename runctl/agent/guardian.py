@@ -1,0 +1,208 @@
+"""The guardian: claims the attempt and the host, starts the agent, and ends the attempt if the agent dies.
+
+It knows no exit code and never writes one. It adopts what the agent leaves behind (a subreaper, where the kernel has them)
+and doesn't end before that is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+
+from runctl.agent import clocks, hostlock, leftovers, processes
+from runctl.agent.detach import run_program
+from runctl.agent.files import ExitRecord, create_json, read_json, write_all
+from runctl.agent.spec import BadSpec, Spec, read_spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional
+
+    Json = Dict[str, Any]
+
+# What SIGKILL can't end within this is in uninterruptible sleep; it keeps the host lock for as long as it lasts.
+KILL_SECONDS = 60.0
+
+
+class Refused(Exception):
+    """The attempt may not start here; `holder` is who does, if it is that."""
+
+    def __init__(self, detail: str, holder: Optional[Json] = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.holder = holder
+
+
+def guard(entry: str, run_dir: str, umask: int) -> int:
+    """Start and outlive one agent. Returns the exit status of the guardian's process, which nobody reads."""
+    started = clocks.now()
+    run_lock = os.open(os.path.join(run_dir, "run.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(run_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return 0  # started before, and alive
+    me = processes.identity(os.getpid())
+    if not create_json(
+        os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall}
+    ):
+        return 0  # started before, and over
+    record = ExitRecord(run_dir)
+    try:
+        record.reserve()
+        spec = read_spec(run_dir)
+    except BadSpec as error:
+        record.write(_ending(run_dir, None, started, "start_failed", str(error)))
+        return 1
+    except OSError as error:
+        record.write(_ending(run_dir, None, started, "start_failed", f"the run directory can't be written: {error}"))
+        return 1
+    try:
+        _pass_fence(spec)
+        lock = _take_host(spec)
+    except Refused as refusal:
+        value = _ending(run_dir, spec, started, "refused", refusal.detail)
+        record.write({**value, "holder": refusal.holder})
+        return 1
+    lock.write_holder(_holder(spec, me, me, started))
+    agent, pipe = _start_agent(entry, spec, umask, run_lock, lock.descriptor)
+    lock.write_holder(_holder(spec, processes.identity(agent), me, started))
+    status = _wait_for(agent)
+    gone = processes.kill_attempt(os.getpid(), spec.run_id, set(), KILL_SECONDS, _ignore_exit)
+    if not record.exists():
+        detail = f"the agent {_describe(status)}; its exit code, if the training had one, is not known"
+        value = _ending(run_dir, spec, started, "lost", detail)
+        record.write({**value, "descendants_gone": gone})
+    record.release()
+    if gone:
+        lock.write_holder({})
+    os.close(pipe)
+    return 0
+
+
+def _take_host(spec: Spec) -> hostlock.HostLock:
+    try:
+        leftovers.sweep()
+        return hostlock.acquire(spec.busy)
+    except hostlock.Busy as error:
+        who = error.holder or {}
+        name = f"attempt {who.get('attempt')} of `{who.get('job')}`" if who else "another training"
+        raise Refused(f"{name} holds this machine", error.holder) from None
+    except (hostlock.LockUnusable, OSError) as error:
+        raise Refused(f"the host lock can't be taken: {error}") from None
+
+
+def _pass_fence(spec: Spec) -> None:
+    """Refuse an attempt that is older than the newest one started of its job. Raises Refused."""
+    if spec.home_fence is None:
+        return
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(spec.home_fence, flags, 0o600)
+    except OSError as error:
+        raise Refused(f"the fence `{spec.home_fence}` can't be opened: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            value = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
+        except ValueError:
+            value = {}  # torn by a crash of the machine, which ended every attempt that it could have named
+        highest = value if isinstance(value, dict) else {"attempt": value}
+        for name, mine in (("attempt", spec.attempt), ("epoch", spec.epoch)):
+            other = highest.get(name)
+            if isinstance(other, int) and other > mine:
+                raise Refused(f"{name} {other} of `{spec.job}` has been started, this is {name} {mine}")
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        write_all(descriptor, json.dumps({"attempt": spec.attempt, "epoch": spec.epoch}).encode())
+        os.fsync(descriptor)
+    except OSError as error:
+        raise Refused(f"the fence `{spec.home_fence}` can't be written: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _start_agent(entry: str, spec: Spec, umask: int, *locks: int) -> "tuple[int, int]":
+    """Fork the agent; it sees the pipe close when the guardian dies. Returns its pid and the guardian's end of the pipe."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
+            for descriptor in (reader, *locks):
+                os.set_inheritable(descriptor, True)
+            numbers = [str(descriptor) for descriptor in (reader, *locks)]
+            run_program(entry, ["--agent", spec.run_dir, f"{umask:o}", *numbers])
+        finally:
+            os._exit(1)
+    os.close(reader)
+    return pid, writer
+
+
+def _wait_for(agent: int) -> int:
+    """Wait for the agent to end. A request to end that comes here (the host shuts down) is passed on to it."""
+
+    def pass_on(number: int, _frame: object) -> None:
+        processes.signal_one(agent, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == agent:
+            return status
+
+
+def _ignore_exit(_pid: int, _status: int) -> None:
+    pass
+
+
+def _describe(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"was killed by signal {os.WTERMSIG(status)}"
+    return f"ended with {os.WEXITSTATUS(status)}; see agent.log"
+
+
+def _holder(spec: Spec, agent: Json, guardian: Json, started: clocks.Now) -> Json:
+    return {
+        "run_id": spec.run_id,
+        "job": spec.job,
+        "attempt": spec.attempt,
+        "run_dir": spec.run_dir,
+        "uid": os.getuid(),
+        "agent": agent,
+        "guardian": guardian,
+        "since": started.wall,
+    }
+
+
+def _ending(run_dir: str, spec: Optional[Spec], started: clocks.Now, reason: str, detail: str) -> Json:
+    """An `exit.json` without an exit code; what the agent knew last comes from its `state.json`."""
+    try:
+        state = read_json(os.path.join(run_dir, "state.json"))
+    except (OSError, ValueError):
+        state = {}
+    now = clocks.now()
+    checkpoints = state.get("checkpoints") or {}
+    sys.stderr.write(f"{reason}: {detail}\n")
+    return {
+        "version": 1,
+        "run_id": None if spec is None else spec.run_id,
+        "attempt": None if spec is None else spec.attempt,
+        "reason": reason,
+        "exit_code": None,
+        "signal": None,
+        "detail": detail,
+        "training_started": state.get("training") is not None,
+        "started_at": started.wall,
+        "ended_at": time.time(),
+        "active": now.active - started.active,
+        "oom": False,
+        "killed": reason == "lost",
+        "descendants_gone": True,
+        "newest_durable": checkpoints.get("newest_durable"),
+        "checkpoints": {name: checkpoints.get(name, 0) for name in ("seen", "durable", "invalid")},
+    }

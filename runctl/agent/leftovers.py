@@ -1,0 +1,72 @@
+"""What is left when guardian and agent of an attempt died at once: its processes, which the next start here ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+
+from runctl.agent import hostlock, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Set
+
+SWEEP_SECONDS = 10.0
+
+
+def sweep() -> None:
+    """Kill this user's processes of attempts that hold, or held, this host and have neither guardian nor agent any more."""
+    for holder in hostlock.recorded_holders():
+        run_id = holder.get("run_id")
+        if not isinstance(run_id, str) or not run_id or holder.get("uid") != os.getuid():
+            continue
+        if processes.is_alive(holder.get("agent")) or processes.is_alive(holder.get("guardian")):
+            continue
+        _end(run_id)
+
+
+def _end(run_id: str) -> None:
+    until = time.monotonic() + SWEEP_SECONDS
+    while time.monotonic() < until:
+        orphans = _orphans(run_id)
+        for pid in orphans:
+            processes.signal_one(pid, signal.SIGKILL)
+        if not orphans:
+            return
+        time.sleep(processes.KILL_ROUND_SECONDS)
+
+
+def _orphans(run_id: str) -> Set[int]:
+    rows = processes.table()
+    found: Set[int] = set()
+    for pid, environment in processes.carriers(run_id, set(rows) - {os.getpid()}).items():
+        if rows[pid].state != "Z" and not _is_watched(environment):
+            found.add(pid)
+            found |= {below for below in processes.descendants(pid, rows) if rows[below].state != "Z"}
+    return found - {os.getpid()}
+
+
+def _is_watched(environment: Dict[str, str]) -> bool:
+    """Whether a guardian or agent still holds the process's own run directory. The lock file, which anybody may write,
+    is not believed in this: it could name a living attempt."""
+    request = environment.get("RUNCTL_CHECKPOINT_REQUEST", "")
+    if not os.path.isabs(request):
+        return False
+    return is_run_held(os.path.dirname(request))
+
+
+def is_run_held(run_dir: str) -> bool:
+    """Whether a guardian or an agent of that run directory is alive."""
+    try:
+        descriptor = os.open(os.path.join(run_dir, "run.lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
