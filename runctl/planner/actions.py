@@ -42,7 +42,8 @@ Action = Launch | SendOrders | AskToStop | Forget
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`record` is the next record, durable before any of `actions` is done (None: the job is to be removed, after them).
+    """`record` is the next record, durable before any of `actions` is done (None: the job is removed after them).
+
     `wake_at`: look again then, whatever happens; None: only when something happens."""
 
     record: Record | None

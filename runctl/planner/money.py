@@ -87,7 +87,7 @@ def allowance(record: Record, committed_by_group: int, now: datetime, attempt: i
 
 
 def affordable(record: Record, committed_by_group: int, now: datetime, attempt: int | None = None) -> timedelta | None:
-    """How long one attempt may run in all, its final save included, before a cap is reached; None: no cap or no price."""
+    """How long one attempt may run in all, its final save included, until a cap is reached; None: no cap or price."""
     rate = rate_of(record.job)
     micros = allowance(record, committed_by_group, now, attempt)
     if rate is None or micros is None or rate.hourly == 0:

@@ -22,7 +22,7 @@ class Absent(_Value, frozen=True, kw_only=True):
 
 
 class Starting(_Value, frozen=True, kw_only=True):
-    """The attempt was claimed by an agent that is alive and hasn't written its state yet, or is being ended by its guardian."""
+    """The attempt was claimed, and its agent hasn't written its state yet, or its guardian is ending it."""
 
     as_of: datetime
 
@@ -120,7 +120,7 @@ class LaunchFailed(_Value, frozen=True, kw_only=True):
 
 
 class Observed(_Value, frozen=True, kw_only=True):
-    """`attempt` is of the record's live attempt, None when there is none; `machine` is None when nobody needed to look."""
+    """`attempt` is of the live attempt, None when there is none; `machine` is None when nobody needed to look."""
 
     attempt: AttemptSeen | None = None
     machine: MachineSeen | None = None

@@ -1,4 +1,4 @@
-"""One pass of the planner: the record on its way from what was to what is next, with what was said and asked for meanwhile."""
+"""One pass of the planner: the record on its way to what is next, with what was said and asked for meanwhile."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ class Attempt(_Value, frozen=True, kw_only=True):
 
 
 class Interval(_Value, frozen=True, kw_only=True):
-    """One line of the ledger: a machine billed from `started_at` to `ended_at` (None: still) at `hourly` micro-dollars."""
+    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still), in micro-dollars an hour."""
 
     attempt: int
     machine: str
@@ -236,7 +236,7 @@ class Record(_Value, frozen=True, kw_only=True):
     """All that is known of one run of a job.
 
     `answered` is the serial of the last user request that was consumed; attempts of a generation before
-    `relaunch_from` run what is no longer wanted; the end of attempts up to `forgiven` is no longer held against the job.
+    `relaunch_from` run what is no longer wanted; the end of attempts up to `forgiven` is not held against the job.
     """
 
     version: int = RECORD_VERSION

@@ -94,6 +94,7 @@ def _checkpoint(step: Pass) -> Pass:
         return step.wake(step.now + (due_age - age))
     rate = rate_of(step.record.job)
     money = f" and {format_money(cost_of(rate.hourly, age))}" if rate else ""
-    message = f"no durable checkpoint for {format_duration(age)}: a crash now would lose {format_duration(age)} of work{money}"
+    lost = format_duration(age)
+    message = f"no durable checkpoint for {lost}: a crash now would lose {lost} of work{money}"
     reminders = {**step.record.reminders, f"{key}:{count}": step.now}
     return step.to(reminders=reminders).say("Warning", "CheckpointStale", message)

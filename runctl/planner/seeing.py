@@ -12,7 +12,7 @@ from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreach
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Interval
 
-# The agent writes its state at least this often; an attempt that was found dead may have run this long after its last word.
+# The agent writes its state at least this often: an attempt found dead may have run this long after its last word.
 HEARTBEAT = timedelta(seconds=15)
 
 

@@ -138,7 +138,7 @@ def judge(record: Record, step: Pass) -> Verdict:
 
 
 def queues(record: Record) -> bool:
-    """True if the job waits for a busy machine: by its own policy, or since members of one group share theirs in turn."""
+    """True if the job waits for a busy machine: by its own policy, or since a group's members take turns."""
     return record.job.instance.busy in (Busy.WAIT, Busy.REPLACE) or record.group is not None
 
 

@@ -14,7 +14,7 @@ from runctl.planner.actions import Action, AskToStop, Forget, Launch, Plan, Send
 from runctl.planner.money import committed
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed
 from runctl.planner.plan import plan
-from runctl.planner.record import Desired, Record
+from runctl.planner.record import Desired, Phase, Record
 from runctl.planner.requests import StopJob
 from runctl.providers.interface import LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
@@ -37,7 +37,7 @@ from runctl.store.interface import (
 
 WORKERS = 8
 
-# How often the store and the run directories are glanced at. The first is one PRAGMA, the second three stat calls a job.
+# How often the store and the run directories are glanced at: one PRAGMA, and three stat calls a live job.
 GLANCE = timedelta(milliseconds=100)
 GLANCE_IN_BACKGROUND = timedelta(seconds=1)
 
@@ -202,7 +202,7 @@ class Controller:
             self._queue.add_at(uid, made.wake_at)
         if made.record.live is not None:
             self._queue.add_at(uid, now + HEARTBEAT)
-        if made.actions or made.record != record:
+        if made.record != record or held.failed is not None:
             self._queue.add(uid)
         elif rests(made.record):
             await self._let_go(uid, held)
@@ -257,7 +257,7 @@ class Controller:
         if record.group is None:
             return GroupSeen()
         others = [v.record for v in self._store.jobs() if v.record.group == record.group and v.record.uid != record.uid]
-        waiting = [r for r in others if r.live is None and not rests(r) and r.desired is Desired.RUN]
+        waiting = [r for r in others if r.live is None and not rests(r) and r.phase is Phase.QUEUED]
         return GroupSeen(
             committed=sum(committed(other, now) for other in others),
             live=tuple(other.name for other in others if other.live is not None),

@@ -1,4 +1,4 @@
-"""A queue of keys: each in one worker's hands at a time, and one that is added while it is processed is processed again."""
+"""A queue of keys: each in one worker's hands at a time; one that is added while it is processed is processed again."""
 
 from __future__ import annotations
 

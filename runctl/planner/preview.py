@@ -1,0 +1,185 @@
+"""What a plan says to people before anything is done: the change, the machine, the money, the limits, the warnings."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from runctl.manifest.job import Job
+from runctl.manifest.quantities import format_duration, format_money, format_size
+from runctl.planner.money import affordable, cost_of, least_useful, rate_of, reservation, spent
+from runctl.planner.reapply import Change, Decision, Effect, Reapply
+from runctl.planner.record import Desired, Generation, Record, Source
+from runctl.planner.reminders import DEAR_PER_HOUR
+
+Line = tuple[str, str]
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """`changes` says whether applying would change anything; `lines` are labels with their text."""
+
+    name: str
+    headline: str
+    changed: bool
+    lines: tuple[Line, ...]
+    diff: tuple[Change, ...]
+    warnings: tuple[str, ...]
+    worst_case: int | None
+
+
+def preview(
+    record: Record | None, job: Job, source: Source, decision: Decision, why_environment: str, now: datetime
+) -> Preview:
+    """The plan of applying `job`. Pure: `now` only dates what is relative to it."""
+    as_if = _as_if(record, job, source, decision, now)
+    worst = _worst_case(as_if, now)
+    return Preview(
+        name=job.name,
+        headline=_headline(record, decision),
+        changed=decision.kind not in (Reapply.ATTACH, Reapply.REPORT),
+        lines=(
+            ("machine", _machine(job)),
+            ("command", " ".join([*job.launcher, job.script, *(_quoted(arg) for arg in job.args)])),
+            ("code", f"{source.code_hash[:12]} ({source.files} files, {format_size(source.bytes)}) from {source.root}"),
+            ("setup", why_environment),
+            ("checkpoints", _checkpoints(job)),
+            ("resume", _resume(record, job)),
+            ("cost", _cost(as_if, worst, now)),
+            ("limits", _limits(job)),
+            ("cap held by", _layers(job)),
+            ("on failure", _retry(job)),
+        ),
+        diff=decision.changes,
+        warnings=tuple(_warnings(job)),
+        worst_case=worst,
+    )
+
+
+def render(plan: Preview) -> str:
+    """The plan as text."""
+    width = max(len(label) for label, _ in plan.lines)
+    out = [f"{plan.name}: {plan.headline}"]
+    for change in plan.diff:
+        mark = "~" if change.effect is Effect.IN_PLACE else "!"
+        out.append(f"  {mark} {change.path}: {change.before or 'unset'} → {change.after or 'unset'} ({change.effect})")
+    out.extend(f"  {label.ljust(width)}  {text}" for label, text in plan.lines if text)
+    out.extend(f"  warning: {text}" for text in plan.warnings)
+    return "\n".join(out) + "\n"
+
+
+def _as_if(record: Record | None, job: Job, source: Source, decision: Decision, now: datetime) -> Record:
+    """The record as it would be with the new spec: what was spent counts, unless it is a new run."""
+    generation = Generation(number=1, job=job, source=source, applied_at=now)
+    if record is None or decision.kind is Reapply.CREATE:
+        return Record(
+            uid="", name=job.name, owner="", group=None, order=0, created_at=now, desired=Desired.RUN,
+            generations=(generation,),
+        )  # fmt: skip
+    return msgspec.structs.replace(record, generations=(*record.generations, generation))
+
+
+def _headline(record: Record | None, decision: Decision) -> str:
+    match decision.kind:
+        case Reapply.CREATE:
+            return "will be created" if record is None else "will run anew, with a new ledger"
+        case Reapply.ATTACH:
+            return f"unchanged, {record.phase if record else ''}: apply attaches to it"
+        case Reapply.REPORT:
+            outcome = record.outcome.type if record and record.outcome else "being cancelled"
+            return f"unchanged, {outcome}: apply reports that and starts nothing (--rerun starts a new run)"
+        case Reapply.RESUME:
+            return "will go on from its newest durable checkpoint"
+        case Reapply.CHANGE_IN_PLACE:
+            return "will be changed in place"
+        case Reapply.REPLACE:
+            return "will save, end its attempt, and go on from the checkpoint with the new spec"
+        case Reapply.NEEDS_REPLACE:
+            return "needs --replace: these fields can't change on a live attempt"
+        case Reapply.NEEDS_RERUN:
+            return "needs --rerun: the job is finished, and these fields would make it another one"
+
+
+def _machine(job: Job) -> str:
+    rate = rate_of(job)
+    price = f"{format_money(rate.hourly)} an hour ({rate.source})" if rate else "no price known (instance.hourly_rate)"
+    return f"{job.instance.platform}, {price}; when another training runs there: {job.instance.busy}"
+
+
+def _checkpoints(job: Job) -> str:
+    policy = job.checkpoint
+    where = policy.upload or "kept beside the run"
+    return (
+        f"every {policy.every} into {policy.dir}, {policy.keep} kept ({where}); "
+        f"one older than {policy.deadline}: {policy.on_deadline}"
+    )
+
+
+def _resume(record: Record | None, job: Job) -> str:
+    if job.checkpoint.resume == "never":
+        return "never"
+    if record is not None and record.checkpoint is not None:
+        return f"from `{record.checkpoint.name}` of attempt {record.checkpoint.attempt}"
+    return "" if job.checkpoint.resume == "auto" else f"from {job.checkpoint.resume}"
+
+
+def _worst_case(record: Record, now: datetime) -> int | None:
+    if rate_of(record.job) is None:
+        return None
+    worst = reservation(record, 0, now)
+    return worst + spent(record, now) if worst else None
+
+
+def _cost(record: Record, worst: int | None, now: datetime) -> str:
+    job, rate = record.job, rate_of(record.job)
+    if rate is None:
+        return "not known: this machine has no price"
+    if worst is None:
+        return "no bound: neither a cap nor a duration limit ends this job"
+    parts = [f"at most {format_money(worst)}"]
+    time = affordable(record, 0, now)
+    if job.cost.cap is not None and time is not None:
+        grace = job.checkpoint.grace.delta
+        save = (
+            f"{format_money(cost_of(rate.hourly, grace))} ({job.checkpoint.grace}) of it held back for the final save"
+        )
+        parts.append(f"the cap of {job.cost.cap} ends it after {format_duration(max(time, timedelta(0)))}, {save}")
+        if time <= least_useful(job):
+            parts.append("nothing is launched, since that leaves no time to train")
+    return "; ".join(parts)
+
+
+def _limits(job: Job) -> str:
+    limits = job.limits
+    named = (("duration", limits.duration), ("idle", limits.idle), ("setup", limits.setup), ("hang", limits.hang))
+    return ", ".join(f"{name} {value or 'off'}" for name, value in named)
+
+
+def _layers(job: Job) -> str:
+    if job.cost.cap is None:
+        return ""
+    return (
+        "the controller, and the agent beside the training even with the controller dead; "
+        "not covered: this machine's own power, which is billed to nobody here once the attempt has ended"
+    )
+
+
+def _retry(job: Job) -> str:
+    lost = "unlimited" if job.retry.interruptions is None else str(job.retry.interruptions)
+    return f"{job.retry.failures} retries after a failure, {lost} after an interruption"
+
+
+def _warnings(job: Job) -> list[str]:
+    found = []
+    rate = rate_of(job)
+    if rate is not None and rate.hourly > DEAR_PER_HOUR:
+        found.append(f"this machine costs more than {format_money(DEAR_PER_HOUR)} an hour")
+    if rate is not None and job.cost.cap is None:
+        found.append("there is a price but no cap: nothing but you ends this job")
+    if job.limits.duration is None and job.cost.cap is None and job.limits.hang is None:
+        found.append("no cap, no duration and no hang limit: a training that never ends is never ended")
+    return found
+
+
+def _quoted(arg: str) -> str:
+    return arg if arg and all(c.isalnum() or c in "-_./=:,+@%" for c in arg) else "'" + arg.replace("'", "'\\''") + "'"

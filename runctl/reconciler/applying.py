@@ -1,0 +1,163 @@
+"""From manifests to jobs in the store: freeze the code, check the script, compare with what is there, submit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+from runctl.home import Home
+from runctl.manifest.job import Job, SourcedJob
+from runctl.planner.reapply import Decision, Reapply, decide
+from runctl.planner.record import Desired, Event, Generation, Phase, Record, Source
+from runctl.planner.requests import Apply
+from runctl.store.interface import Ask, Create, NotFound, Store, Versioned, done
+from runctl.workspace.environment import recipe
+from runctl.workspace.problems import Finding
+from runctl.workspace.root import find_root, resolve_script
+from runctl.workspace.script import check_script
+from runctl.workspace.snapshot import freeze
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A job whose code is frozen. `findings` are what the checks of the script have to say."""
+
+    sourced: SourcedJob
+    source: Source
+    findings: tuple[Finding, ...]
+    recipe_why: str
+    root_reason: str
+
+    @property
+    def job(self) -> Job:
+        return self.sourced.job
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """What applying `prepared` would do, given what the store held a moment ago."""
+
+    prepared: Prepared
+    found: Versioned | None
+    decision: Decision
+
+
+class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    uid: str
+    proposal: Proposal
+
+
+def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prepared:
+    """Find the root, freeze the code, and check the script. Raises `WorkspaceError`; nothing is launched or billed."""
+    job = sourced.job
+    root = find_root(Path(sourced.base), job.workdir)
+    script = resolve_script(root, job.script)
+    skip = (root.workdir / job.checkpoint.dir, home.root)
+    snapshot = freeze(root.root, job.sync_exclude, home.code, skip=skip)
+    path = environ.get("PATH", os.defpath)
+    source = Source(
+        code_hash=snapshot.code_hash,
+        files=snapshot.files,
+        bytes=snapshot.bytes,
+        root=str(root.root),
+        workdir=root.workdir_in_root,
+        python=_python(path),
+        path=path,
+        uv=shutil.which("uv", path=path),
+    )
+    made = recipe(
+        snapshot.tree, source.workdir, job.script, job.setup, home.envs, source.python, source.path, source.uv
+    )
+    checked = check_script(root, script, made)
+    warnings = tuple(_warning(text) for text in snapshot.warnings)
+    return Prepared(
+        sourced=sourced,
+        source=source,
+        findings=(*checked.findings, *made.findings, *warnings),
+        recipe_why=made.why,
+        root_reason=root.reason,
+    )
+
+
+def propose(store: Store, prepared: Prepared, *, replace: bool, rerun: bool) -> Proposal:
+    """Compare with the job of that name. Reads the store, changes nothing."""
+    try:
+        found: Versioned | None = store.current(prepared.job.name)
+    except NotFound:
+        found = None
+    decision = decide(found.record if found else None, prepared.job, prepared.source, replace=replace)
+    if rerun and found is not None and found.record.outcome is not None:
+        decision = Decision(Reapply.CREATE, decision.changes)
+    return Proposal(prepared=prepared, found=found, decision=decision)
+
+
+def submit(
+    store: Store, proposals: Sequence[Proposal], owner: str, now: datetime, *, replace: bool = False
+) -> list[Submitted]:
+    """Create the jobs, or ask for the changes, all in one durable transaction.
+
+    The caller has refused what needs `--replace` or `--rerun`. Raises `NameTaken` if another process created a job
+    of that name meanwhile, and `StoreUnavailable`.
+    """
+    group = _group(proposals)
+    writes: list[Create | Ask] = []
+    submitted = []
+    for order, proposal in enumerate(proposals):
+        job, source, found = proposal.prepared.job, proposal.prepared.source, proposal.found
+        if found is None or proposal.decision.kind is Reapply.CREATE:
+            record = new_record(job, source, owner, now, group=group, order=order)
+            created = Event(at=now, type="Normal", reason="Created", message=f"code {source.code_hash[:12]}")
+            writes.append(Create(record, (created,), supersedes=found.record.uid if found else None))
+            submitted.append(Submitted(name=job.name, uid=record.uid, proposal=proposal))
+            continue
+        submitted.append(Submitted(name=job.name, uid=found.record.uid, proposal=proposal))
+        if proposal.decision.kind in (Reapply.ATTACH, Reapply.REPORT):
+            continue
+        request = Apply(at=now, job=job, source=source, generation=found.record.generation.number, replace=replace)
+        writes.append(Ask(found.record.uid, request))
+    for receipt in store.apply(writes) if writes else ():
+        done(receipt)
+    return submitted
+
+
+def new_record(
+    job: Job, source: Source, owner: str, now: datetime, *, group: str | None = None, order: int = 0
+) -> Record:
+    """The first record of a new run."""
+    return Record(
+        uid=uuid.uuid4().hex,
+        name=job.name,
+        owner=owner,
+        group=group,
+        order=order,
+        created_at=now,
+        desired=Desired.RUN,
+        generations=(Generation(number=1, job=job, source=source, applied_at=now),),
+        phase=Phase.PENDING,
+    )
+
+
+def _group(proposals: Sequence[Proposal]) -> str | None:
+    """Several jobs of one `apply` are a group, the same one each time they are applied together."""
+    if len(proposals) < 2:
+        return None
+    names = "\n".join(sorted(proposal.prepared.job.name for proposal in proposals))
+    return blake2b(names.encode(), digest_size=8).hexdigest()
+
+
+def _python(path: str) -> str:
+    """The interpreter that a user of this shell would get, else the one that runs this program."""
+    return shutil.which("python3", path=path) or shutil.which("python", path=path) or sys.executable
+
+
+def _warning(text: str) -> Finding:
+    from runctl.workspace.problems import Severity
+
+    return Finding(severity=Severity.WARNING, code="snapshot", message=text, hint="")

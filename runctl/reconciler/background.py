@@ -1,0 +1,183 @@
+"""Controllers as processes: this one, and the one in the background that goes on when nobody watches."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+import anyio
+
+from runctl.agent.processes import identity as process_identity
+from runctl.agent.processes import is_alive
+from runctl.home import Home
+from runctl.manifest.job import Platform
+from runctl.providers.local.provider import LocalMachine
+from runctl.reconciler.controller import GLANCE, GLANCE_IN_BACKGROUND, Controller, rests
+from runctl.store.interface import ControllerId, NotFound, Store, StoreError
+from runctl.store.sqlite import SqliteStore
+
+# A background controller with nothing left to do stays this long for what may come.
+LINGER = timedelta(seconds=2)
+
+ADOPTION_SECONDS = 15.0
+POLL_SECONDS = 0.05
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def identity(what: str) -> ControllerId:
+    """This process as a holder of leases."""
+    me = process_identity(os.getpid())
+    return ControllerId(pid=me["pid"], start=str(me["start"]), boot_id=me["boot_id"], what=what)
+
+
+def controller_alive(holder: ControllerId) -> bool:
+    start: int | str = int(holder.start) if holder.start.isdigit() else holder.start
+    return is_alive({"pid": holder.pid, "start": start, "boot_id": holder.boot_id})
+
+
+def open_store(home: Home) -> SqliteStore:
+    """Raises `StoreUnavailable` or one of its kinds."""
+    return SqliteStore(home.database, controller_alive)
+
+
+def make_controller(
+    home: Home,
+    store: Store,
+    environ: Mapping[str, str],
+    what: str,
+    *,
+    only: Collection[str] | None = None,
+    glance: timedelta = GLANCE,
+    trouble: Callable[[str], None] = lambda message: None,
+) -> Controller:
+    """A controller of the jobs in `home` (`only` those uids), as this process."""
+    local = LocalMachine(home, environ)
+    return Controller(
+        store, {Platform.LOCAL: local}, identity(what), environ, utc_now, only=only, glance=glance, trouble=trouble
+    )
+
+
+def run_background(home: Home, environ: Mapping[str, str]) -> int:
+    """Be the home's background controller until nothing is left to do; 0 at once if there is one already."""
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _single(home) as mine:
+        if mine:
+            store = open_store(home)
+            try:
+                anyio.run(_serve, home, store, environ)
+            finally:
+                store.close()
+    return 0
+
+
+async def _serve(home: Home, store: Store, environ: Mapping[str, str]) -> None:
+    def trouble(message: str) -> None:
+        print(f"{utc_now():%Y-%m-%dT%H:%M:%SZ} {message}", file=sys.stderr, flush=True)
+
+    controller = make_controller(
+        home, store, environ, "background controller", glance=GLANCE_IN_BACKGROUND, trouble=trouble
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_end_on_signal, tasks.cancel_scope)
+        await controller.run(linger=LINGER)
+        tasks.cancel_scope.cancel()
+
+
+async def _end_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+@contextlib.contextmanager
+def _single(home: Home) -> Iterator[bool]:
+    """True if this process is the home's only background controller; the lock ends with the process."""
+    fd = os.open(home.controller_pid, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield True
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def background_pid(home: Home) -> int | None:
+    """The pid of the home's background controller, if one runs."""
+    try:
+        fd = os.open(home.controller_pid, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(fd, 32, 0).strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(fd)
+    return None
+
+
+def start_background(home: Home, environ: Mapping[str, str]) -> None:
+    """Start a background controller, detached from this terminal. If one runs already, the new one ends at once."""
+    home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = os.open(home.controller_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        subprocess.Popen(
+            [sys.executable, "-m", "runctl", "controller", "run"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**environ, "RUNCTL_HOME": str(home.root)},
+            cwd="/",
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def ensure_background(home: Home, store: Store, environ: Mapping[str, str], uids: Collection[str]) -> bool:
+    """See to it that each of `uids` is held by a live controller, or rests. False if that couldn't be had in time.
+
+    The lease is the proof: a controller that is just ending doesn't take it, and then another one is started.
+    """
+    until = time.monotonic() + ADOPTION_SECONDS
+    started = -ADOPTION_SECONDS
+    while True:
+        orphans = [uid for uid in uids if not _cared_for(store, uid)]
+        if not orphans:
+            return True
+        now = time.monotonic()
+        if now >= until:
+            return False
+        if background_pid(home) is None and now - started > 1.0:
+            start_background(home, environ)
+            started = now
+        time.sleep(POLL_SECONDS)
+
+
+def _cared_for(store: Store, uid: str) -> bool:
+    try:
+        if store.lease(uid) is not None:
+            return True
+        return rests(store.get(uid).record) and not store.requests(uid)
+    except NotFound:
+        return True
+    except StoreError:
+        return False
