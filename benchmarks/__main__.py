@@ -1,0 +1,46 @@
+"""Measure and print the table: `python -m benchmarks [NAME …]`."""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import runctl
+from benchmarks import starting, validation
+from benchmarks.table import Row, Settings, machine, markdown
+
+MEASUREMENTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    "starting": starting.measure,
+    "validation": validation.measure,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(MEASUREMENTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=21, help="runs of each command (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="length of a watched training (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path.cwd(),
+        help="where files are written; its disk is measured (default: here)",
+    )
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(MEASUREMENTS):
+        parser.error(f"no measurement `{min(unknown)}`: choose from {', '.join(MEASUREMENTS)}")
+    compileall.compile_dir(str(Path(runctl.__file__).parent), quiet=2)  # as an installation does
+    with tempfile.TemporaryDirectory(dir=args.directory, prefix=".benchmark-") as name:
+        settings = Settings(args.rounds, args.minutes, Path(name))
+        header = machine(settings.directory)
+        rows = [row for name in args.names or MEASUREMENTS for row in MEASUREMENTS[name](settings)]
+    print("\n".join(header), markdown(rows), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
