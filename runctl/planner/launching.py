@@ -86,8 +86,7 @@ def launch(step: Pass) -> Pass:
             outcome = Outcome(type=OutcomeType.CAP_REACHED, reason="DoesNotFit", message=message, at=step.now)
             return step.to(outcome=outcome).say("Warning", "CapReached", message)
         case Go(displaces) if displaces is not None:
-            why = f"job `{step.record.name}` replaces it on this machine (instance.busy: replace)"
-            return step.do(AskToStop(uid=displaces.uid, why=why)).wake(step.now + LOOK_AGAIN)
+            return _displace(step, displaces).wake(step.now + LOOK_AGAIN)
         case Go():
             return _intend(step)
 
@@ -148,6 +147,18 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
             return Waits(Gate.MACHINE, who, now + LOOK_AGAIN_FOREIGN)
         return Refused(who)
     return Go()
+
+
+def _displace(step: Pass, holder: Holder) -> Pass:
+    """Ask the holder to stop, once for each of its attempts."""
+    key = f"displaced:{holder.run_id}"
+    if key in step.record.reminders:
+        return step
+    why = f"job `{step.record.name}` replaces it on this machine (instance.busy: replace)"
+    step = step.to(reminders={**step.record.reminders, key: step.now})
+    return step.say("Normal", "Replacing", f"asking job `{holder.job}` to save and stop").do(
+        AskToStop(uid=holder.uid, why=why)
+    )
 
 
 def _resend(step: Pass, live: Attempt) -> Pass:

@@ -221,7 +221,7 @@ class Attempt(_Value, frozen=True, kw_only=True):
 
 
 class Interval(_Value, frozen=True, kw_only=True):
-    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still), in micro-dollars an hour."""
+    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still) at `hourly` micro-dollars."""
 
     attempt: int
     machine: str

@@ -76,7 +76,7 @@ class Versioned(msgspec.Struct, frozen=True):
 
 
 class Create(msgspec.Struct, frozen=True):
-    """A new job under a name that no current job has; `supersedes` is the uid of the finished run that gives the name up."""
+    """A new job under a name that no current job has; the finished run `supersedes` (a uid) gives the name up."""
 
     record: Record
     events: tuple[Event, ...] = ()

@@ -37,7 +37,7 @@ from runctl.store.interface import (
 
 SCHEMA_VERSION = 1
 
-# How long a writer waits for another process's transaction. Each is a few milliseconds; this is for a machine that swaps.
+# How long a writer waits for another's transaction. Each is a few milliseconds; this is for a machine that swaps.
 BUSY_TIMEOUT_SECONDS = 30.0
 
 _SCHEMA = """
@@ -47,7 +47,9 @@ CREATE TABLE jobs (
 ) STRICT;
 CREATE UNIQUE INDEX jobs_current ON jobs (name) WHERE current = 1;
 CREATE TABLE leases (uid TEXT PRIMARY KEY, epoch INTEGER NOT NULL, holder BLOB NOT NULL, taken TEXT NOT NULL) STRICT;
-CREATE TABLE requests (uid TEXT NOT NULL, serial INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, serial)) STRICT;
+CREATE TABLE requests (
+    uid TEXT NOT NULL, serial INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, serial)
+) STRICT;
 CREATE TABLE events (uid TEXT NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, seq)) STRICT;
 """
 
@@ -66,7 +68,7 @@ _decode_head = msgspec.json.Decoder(_RecordHead).decode
 
 
 class SqliteStore:
-    """Opens or creates the file at `path` (mode 0600, its directory 0700). `alive` tells whether a controller still runs.
+    """Opens or creates the file at `path` (mode 0600, directory 0700). `alive` tells whether a controller still runs.
 
     Raises `StoreUnavailable` or one of its kinds; the file is never repaired or replaced by the program.
     """

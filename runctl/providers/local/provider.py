@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from runctl.workspace.snapshot import materialize
 
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
 LAUNCHER_SECONDS = 30.0
+CLAIM_SECONDS = 5.0
 
 
 class LocalMachine:
@@ -106,6 +108,7 @@ class LocalMachine:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip()[-500:]
             raise LaunchRefused(f"the agent couldn't be started (exit {done.returncode}): {said}")
+        _await_claim(run_dir)
 
     def _prepare(self, run_dir: Path, record: Record, launch: Launch, epoch: int) -> None:
         generation = launch.generation
@@ -151,9 +154,16 @@ class LocalMachine:
                 entry.unlink(missing_ok=True)
 
 
+def _await_claim(run_dir: Path) -> None:
+    """Give the guardian the moment that it needs to claim the attempt, so that the next look sees it."""
+    until = time.monotonic() + CLAIM_SECONDS
+    while time.monotonic() < until and not any((run_dir / name).exists() for name in ("claim.json", "exit.json")):
+        time.sleep(0.002)
+
+
 def _mtime(path: Path) -> int:
     try:
-        return os.stat(path).st_mtime_ns
+        return path.stat().st_mtime_ns
     except OSError:
         return 0
 

@@ -13,33 +13,12 @@ from runctl.workspace.environment import Recipe, training_argv
 
 # What a training may see of the environment that runctl was called in; everything else is the manifest's to pass.
 PASSED = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "LANGUAGE",
-        "TZ",
-        "TMPDIR",
-        "TERM",
-        "LD_LIBRARY_PATH",
-        "DYLD_LIBRARY_PATH",
-        "VIRTUAL_ENV",
-        "CONDA_PREFIX",
-        "CONDA_DEFAULT_ENV",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "HF_HOME",
-        "TORCH_HOME",
-        "XDG_CACHE_HOME",
-        "XDG_CONFIG_HOME",
-        "XDG_DATA_HOME",
-        "RUNCTL_HOST_LOCK_DIR",
-    ]
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM"),
+        *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUNCTL_HOST_LOCK_DIR"),
+    )
 )
 PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "PIP_", "UV_")
 
@@ -126,12 +105,12 @@ def _checkpoint(job: Job, attempt: Attempt, run_dir: Path, cwd: Path) -> dict[st
 def _restore(job: Job, attempt: Attempt) -> dict[str, str] | None:
     """The newest durable checkpoint of the job; before there is one, what `checkpoint.resume` names."""
     if attempt.resume is not None:
-        return {"source": attempt.resume.path, "name": attempt.resume.name}
+        return {"kind": "durable", "source": attempt.resume.path, "name": attempt.resume.name}
     named = job.checkpoint.resume
     if named in ("auto", "never"):
         return None
     path = Path(named)
-    return {"source": str(path), "name": path.name}
+    return {"kind": "plain", "source": str(path), "name": path.name}
 
 
 def _deadline(attempt: Attempt) -> str:
