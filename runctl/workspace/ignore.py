@@ -2,8 +2,8 @@
 
 From the strongest to the weakest: `sync.exclude`, `.runctlignore` (deepest first), being tracked by git, `.gitignore`
 (deepest first), `.git/info/exclude`, git's global excludes, and DERIVED. The first of them that has a matching
-pattern decides; within one file the last pattern that matches. A file below an excluded directory can't be brought back.
-Inside a nested repository or submodule its own git rules hold, and the outer ones' `.gitignore` files don't, as in git.
+pattern decides; within one file the last pattern that matches. What lies below an excluded directory can't be
+brought back. Inside a nested repository or submodule its own git rules hold, and not those around it, as in git.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class _Scope(msgspec.Struct, frozen=True, kw_only=True):
     """The rules in force in a directory, each group from the strongest list to the weakest.
 
-    `prefix` is where the innermost repository starts, with its slash. With `only_tracked` the directory itself is excluded
-    by git's rules, and what git tracks below it is all that counts.
+    `prefix` is where the innermost repository starts, with its slash. With `only_tracked` the directory itself is
+    excluded by git's rules, and what git tracks below it is all that counts.
     """
 
     manifest: tuple[RuleList, ...] = ()
@@ -70,8 +70,9 @@ def list_files(
 ) -> Listing:
     """The files of the tree at `root` that belong to a job.
 
-    `exclude` are patterns as in an ignore file at the root; `skip` are absolute directories that are never entered (runctl's
-    own state). The walk ends early when more than `limit` files are found. Raises TreeError naming what can't be read.
+    `exclude` are patterns as in an ignore file at the root; `skip` are absolute directories that are never entered
+    (runctl's own state). The walk ends early when more than `limit` files are found. Raises TreeError naming what
+    can't be read.
     """
     walk = _Walk(os.fsencode(root), tuple(os.fsencode(os.path.realpath(path)) for path in skip), environ)
     walk.run(exclude, limit)
@@ -86,7 +87,7 @@ def explain(
     *,
     environ: Mapping[str, str] = os.environ,
 ) -> Rule | None:
-    """The rule by which `path` (a file of the tree, relative to the root) doesn't belong to a job; None where none does."""
+    """The rule by which `path` (of a file, relative to the root) doesn't belong to a job; None where none does."""
     walk = _Walk(os.fsencode(root), (), environ)
     scope = walk.outermost(exclude)
     parts = os.fsencode(path).split(b"/")
@@ -194,7 +195,7 @@ class _Walk:
         return self._in_repository(scope, b"", repository.open_repository(self._root))
 
     def enter(self, scope: _Scope, directory: bytes, names: set[bytes]) -> _Scope:
-        """The scope inside `directory`, which holds `names`: with the repository that starts there, and its ignore files."""
+        """The scope inside `directory`, which holds `names`: with the repository and the ignore files there."""
         if directory and b".git" in names:
             inner = repository.open_repository(os.path.join(self._root, directory))
             scope = self._in_repository(scope, directory, inner) if inner is not None else scope
@@ -219,7 +220,8 @@ class _Walk:
                 tracked = repository.read_tracked(repo, config.hash_size)
             except repository.DamagedIndex as error:
                 self.warnings.append(
-                    f"git's index in `{os.fsdecode(repo.git_dir)}` can't be read ({error}): ignored files are left out, tracked or not"
+                    f"git's index in `{os.fsdecode(repo.git_dir)}` can't be read ({error}): "
+                    "ignored files are left out, tracked or not"
                 )
             everywhere += self._load(os.path.join(repo.common_dir, b"info/exclude"), prefix, config.ignore_case, 0)
         if config.excludes_file is not None:
@@ -235,7 +237,7 @@ class _Walk:
         )
 
     def _load(self, path: bytes, prefix: bytes, ignore_case: bool, flags: int) -> tuple[RuleList, ...]:
-        """The rules of an ignore file. git neither follows symlinks to those inside the tree nor minds one it can't read."""
+        """The rules of an ignore file. Inside the tree git follows no symlink to one; what it can't read is none."""
         try:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
         except OSError as error:

@@ -20,7 +20,7 @@ class RootError(WorkspaceError):
 
 
 class ScriptError(WorkspaceError):
-    """The script isn't a readable file inside the root. `near` are paths (relative to the workdir) it may have meant."""
+    """The script isn't a readable file inside the root. `near` are paths it may have meant, from the workdir."""
 
     def __init__(self, message: str, hint: str, near: tuple[str, ...] = ()) -> None:
         super().__init__(message, hint)

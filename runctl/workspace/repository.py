@@ -1,4 +1,4 @@
-"""What git knows about a working tree, read from its files: where it keeps things, what it tracks, what it ignores everywhere.
+"""What git knows about a working tree, read from its files: what it tracks, what it ignores everywhere.
 
 git itself is never run: it needn't be installed, and its hooks and configured commands are somebody's code.
 """

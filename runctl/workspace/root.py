@@ -36,9 +36,9 @@ class ProjectRoot(msgspec.Struct, frozen=True, kw_only=True):
 def find_root(base: Path, workdir: str) -> ProjectRoot:
     """The nearest directory at or above the workdir that holds `.git`, else the workdir itself.
 
-    `workdir` is relative to `base`, the manifest's directory. A `.git` in the home directory (dotfiles kept in git) or in
-    `/` counts only when the workdir is that directory, and nothing above the home directory is looked at from inside it.
-    Raises RootError.
+    `workdir` is relative to `base`, the manifest's directory. A `.git` in the home directory (dotfiles kept in git)
+    or in `/` counts only when the workdir is that directory, and nothing above the home directory is looked at from
+    inside it. Raises RootError.
     """
     directory = Path(_existing_directory(base, workdir))
     home = _home()
@@ -133,7 +133,7 @@ def _outside(where: str, root: ProjectRoot, real: str) -> ScriptError:
 
 
 def _near(root: ProjectRoot, path: str) -> tuple[str, ...]:
-    """Files that the missing path may have meant, relative to the workdir: its name elsewhere first, then similar names."""
+    """Files that the missing path may have meant, from the workdir: its name elsewhere first, then similar names."""
     import difflib
 
     from runctl.workspace.ignore import list_files

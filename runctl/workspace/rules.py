@@ -121,9 +121,9 @@ class RuleList:
 
 
 def _lines(text: bytes) -> list[bytes]:
-    """Lines as git sees them: ended by a newline and one carriage return before it, cut at a NUL, without a byte order mark."""
+    """Lines as git sees them: one carriage return before the newline goes with it, a NUL ends the pattern."""
     if text.startswith(b"\xef\xbb\xbf"):
-        text = text[3:]
+        text = text[3:]  # a byte order mark
     lines = text.split(b"\n")
     return [line.removesuffix(b"\r").split(b"\0", 1)[0] for line in lines]
 

@@ -27,7 +27,7 @@ _ANY = b"(?s:.*)"
 
 
 class Unmatchable(ValueError):
-    """The pattern is malformed (an open bracket, an unknown class, a lone backslash at its end): git lets it match nothing."""
+    """The pattern is malformed (an open bracket, an unknown class, a backslash at its end): it matches nothing."""
 
 
 def translate(pattern: bytes) -> bytes:

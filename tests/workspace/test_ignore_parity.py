@@ -16,12 +16,31 @@ from runctl.workspace.ignore import list_files
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is the oracle and isn't installed here")
 
 NAMES = st.sampled_from(
-    ["a", "b", "ab", "abc", "a.py", "b.pyc", "foo", "foobar", "bar", "x y", "x ", "é", "[x]", "A", "#h", "!n", "a\\b", "-"]
+    [
+        "a",
+        "b",
+        "ab",
+        "abc",
+        "a.py",
+        "b.pyc",
+        "foo",
+        "foobar",
+        "bar",
+        "x y",
+        "x ",
+        "é",
+        "[x]",
+        "A",
+        "#h",
+        "!n",
+        "a\\b",
+        "-",
+    ]
 )
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
 GLOBS = st.sampled_from(
-    ["*", "?", "**", "a", "b", "ab", "foo", "bar", ".py", "[a-c]", "[!a]", "[^b]", "[]x]", "[[:alpha:]]", "[[:upper:]]"]
-    + ["[a", "\\*", "\\", "\\a", "x y", "é", "[é]", "[x\\]]", "[a-", "[[:nope:]]", "[[:", "[/]", "***", "-", "[--a]", "["]
+    "* ? ** a b ab foo bar .py [a-c] [!a] [^b] []x] [[:alpha:]] [[:upper:]] [a \\* \\ \\a é [é] [x\\]] [a- [[:nope:]]"
+    " [[: [/] *** - [--a] [ [b-a]".split()
 )
 SEGMENTS = st.one_of(
     st.lists(GLOBS, min_size=1, max_size=3).map("".join), st.just("**"), st.just("*"), NAMES, st.just("")
@@ -83,7 +102,9 @@ def build(root: Path, paths: list[str], ignore_files: dict[str, list[str]]) -> N
             file.write_bytes("\n".join(lines).encode() + b"\n")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
 @given(
     paths=st.lists(PATHS, min_size=1, max_size=8),
     ignore_files=st.dictionaries(st.one_of(st.just(""), st.just(""), PATHS), IGNORE_FILES, max_size=3),

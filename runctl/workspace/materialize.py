@@ -1,0 +1,69 @@
+"""Copies a stored snapshot to where an attempt runs it, and verifies each byte on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from runctl.workspace.copying import copy_file
+from runctl.workspace.manifest import Entry, Kind, Manifest, read_manifest
+from runctl.workspace.problems import SnapshotError
+from runctl.workspace.snapshot import make_parents
+
+
+def materialize(snapshot: Path, target: Path) -> Manifest:
+    """Make `target` a copy of the snapshot stored at `snapshot`, whole or not at all; returns what is in it.
+
+    `target` doesn't exist yet, or is an empty directory; its parent exists. Raises SnapshotError when the stored files
+    aren't the ones that were frozen, or can't be copied: then `target` is as it was.
+    """
+    manifest = read_manifest(snapshot)
+    try:
+        building = tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent)
+    except OSError as error:
+        raise _cannot(target, error) from None
+    try:
+        _copy(manifest, f"{snapshot}/tree", building)
+        os.rename(building, target)
+    except OSError as error:
+        raise _cannot(target, error) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return manifest
+
+
+def _copy(manifest: Manifest, tree: str, building: str) -> None:
+    made = {""}
+    links: list[Entry] = []
+    for entry in manifest.entries:
+        if entry.kind is Kind.LINK:
+            links.append(entry)
+            continue
+        make_parents(building, entry.path, made)
+        mode = 0o700 if entry.kind is Kind.EXECUTABLE else 0o600
+        try:
+            arrived = copy_file(os.fsencode(f"{tree}/{entry.path}"), os.fsencode(f"{building}/{entry.path}"), mode)
+        except FileNotFoundError:
+            raise _damaged(tree, entry, "is missing") from None
+        if arrived != (entry.size, entry.sha256):
+            raise _damaged(tree, entry, "is not the file that was frozen")
+    # Last, so that no file is ever written through one.
+    for entry in links:
+        make_parents(building, entry.path, made)
+        os.symlink(entry.target or "", f"{building}/{entry.path}")
+
+
+def _damaged(tree: str, entry: Entry, how: str) -> SnapshotError:
+    return SnapshotError(
+        f"the stored snapshot is damaged: `{tree}/{entry.path}` {how}",
+        "nothing was started; apply the job again from its tree to store the snapshot anew",
+    )
+
+
+def _cannot(target: Path, error: OSError) -> SnapshotError:
+    return SnapshotError(
+        f"the code can't be copied to `{target}`: {error.strerror}",
+        "nothing was started; check permissions and free space",
+    )

@@ -1,0 +1,266 @@
+"""Freezes a tree: its files are copied once into a store, under the hash of what was copied.
+
+A snapshot is `<store>/<hash>/tree` and `<store>/<hash>/manifest.json`. It appears whole or not at all, is never changed
+afterwards, and an unchanged tree is recognised by reading it, without copying anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from runctl.manifest.quantities import format_size
+from runctl.workspace.copying import copy_file, hash_file
+from runctl.workspace.ignore import Found, Listing, list_files
+from runctl.workspace.manifest import Entry, Kind, Manifest, of_entries, read_manifest
+from runctl.workspace.problems import SnapshotError
+
+MAX_FILES = 20_000
+MAX_BYTES = 1 << 30
+_COUNTED_AT_MOST = 5 * MAX_FILES
+"""How far a tree that is too big is walked, so that the error can say what makes it so."""
+_NAMED_AT_MOST = 5
+_TRIES = 3
+"""How often a tree is read again that loses files while it is being read."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored snapshot: `path` is its directory, `files` and `bytes` what is in it. `warnings` are for the plan."""
+
+    code_hash: str
+    files: int
+    bytes: int
+    path: Path
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tree(self) -> Path:
+        return self.path / "tree"
+
+
+class _Changing(Exception):
+    """A file was there when the tree was listed, and not when it was read."""
+
+
+_Reader = Callable[[bytes, str, int], tuple[int, str]]
+"""(source, path in the tree, mode) → (size, sha256)."""
+
+
+def freeze(root: Path, exclude: tuple[str, ...], store: Path, *, skip: tuple[Path, ...] = ()) -> Snapshot:
+    """Store the files of `root` that belong to a job, unless the store has them already.
+
+    `exclude` are `sync.exclude`'s patterns, relative to the root; `skip` are directories that are never entered (the
+    store itself never is). A file that changes meanwhile is stored as it was copied, and hashed as it was copied.
+    Raises SnapshotError and TreeError, naming every file that is in the way.
+    """
+    skipped = tuple(str(path) for path in (store, *skip))
+    for _ in range(_TRIES):
+        listing = list_files(root, exclude, skip=skipped, limit=_COUNTED_AT_MOST)
+        _check_limits(listing)
+        try:
+            manifest, warnings = _read_tree(root, listing, lambda source, path, mode: hash_file(source))
+            stored = store / manifest.code_hash
+            if not _is_whole(stored, manifest):
+                manifest = _copy_tree(root, listing, store)
+                stored = store / manifest.code_hash
+        except _Changing:
+            continue
+        return Snapshot(
+            code_hash=manifest.code_hash,
+            files=len(manifest.entries),
+            bytes=manifest.bytes,
+            path=stored,
+            warnings=(*listing.warnings, *warnings),
+        )
+    raise SnapshotError(
+        f"files of `{root}` vanish while it is being read",
+        "stop what is writing there, or leave its directory out with `sync.exclude`",
+    )
+
+
+def _check_limits(listing: Listing) -> None:
+    size = sum(file.size for file in listing.files)
+    if len(listing.files) <= MAX_FILES and size <= MAX_BYTES:
+        return
+    weigh_count = len(listing.files) > MAX_FILES
+    weight: Counter[str] = Counter()
+    for file in listing.files:
+        parts = os.fsdecode(file.path).split("/")
+        directory = "/".join(parts[:2]) if len(parts) > 2 else parts[0]
+        weight[directory + ("/" if len(parts) > 1 else "")] += 1 if weigh_count else file.size
+    biggest = ", ".join(
+        f"`{name}` ({f'{count} files' if weigh_count else format_size(count)})"
+        for name, count in weight.most_common(_NAMED_AT_MOST)
+    )
+    more = "more than " if len(listing.files) > _COUNTED_AT_MOST else ""
+    raise SnapshotError(
+        f"the tree is too big to travel with a job: {more}{len(listing.files)} files, {format_size(size)} "
+        f"(at most {MAX_FILES} files and {format_size(MAX_BYTES)}); the biggest parts are {biggest}",
+        'leave data and results out with `sync.exclude: ["data/"]` or a `.runctlignore`, and name data under `inputs`',
+    )
+
+
+def _read_tree(root: Path, listing: Listing, read: _Reader) -> tuple[Manifest, list[str]]:
+    """The manifest of the listed files, each of them given to `read`, and warnings."""
+    top = os.path.realpath(os.fsencode(root))
+    entries: list[Entry] = []
+    links: list[Entry] = []
+    broken: list[str] = []
+    for file in listing.files:
+        source = top + b"/" + file.path
+        try:
+            path = file.path.decode()
+        except UnicodeDecodeError:
+            broken.append(f"`{file.path.decode('ascii', 'backslashreplace')}` has a name that is not UTF-8")
+            continue
+        try:
+            if stat.S_ISLNK(file.mode):
+                links.append(_link(top, file, source))
+                continue
+            kind = Kind.EXECUTABLE if file.mode & stat.S_IXUSR else Kind.FILE
+            size, sha256 = read(source, path, 0o700 if kind is Kind.EXECUTABLE else 0o600)
+            entries.append(Entry(path, kind, size, sha256))
+        except (FileNotFoundError, NotADirectoryError):
+            raise _Changing from None
+        except UnicodeDecodeError:
+            broken.append(f"`{path}` links to a name that is not UTF-8")
+        except _Outside as error:
+            broken.append(f"`{path}` links to `{error}`, outside the root")
+        except PermissionError:
+            broken.append(f"`{path}` can't be read: permission denied")
+        except OSError as error:
+            broken.append(f"`{path}` can't be read: {error.strerror}")
+    if broken:
+        shown = "; ".join(broken[:20]) + (f"; and {len(broken) - 20} more" if len(broken) > 20 else "")
+        raise SnapshotError(
+            f"the tree can't be frozen: {shown}",
+            "make them readable and inside the root, leave them out with `sync.exclude`, or name data under `inputs`",
+        )
+    return of_entries([*entries, *links]), _dangling(top, links, {entry.path for entry in (*entries, *links)})
+
+
+class _Outside(Exception):
+    """A symlink leads out of the root; `args[0]` is where to."""
+
+
+def _link(top: bytes, file: Found, source: bytes) -> Entry:
+    """The entry of a symlink, its target relative and inside the root, so that a copy of the tree links to itself."""
+    target = os.readlink(source)
+    real = os.path.realpath(source)
+    if real != top and not real.startswith(top + b"/"):
+        raise _Outside(os.fsdecode(real))
+    if target.startswith(b"/") or _climbs_out(os.path.dirname(file.path), target):
+        target = os.path.relpath(real, os.path.dirname(source))
+    return Entry(file.path.decode(), Kind.LINK, 0, hashlib.sha256(target).hexdigest(), target.decode())
+
+
+def _climbs_out(directory: bytes, target: bytes) -> bool:
+    depth = directory.count(b"/") + 1 if directory else 0
+    for part in target.split(b"/"):
+        depth += -1 if part == b".." else 0 if part in (b"", b".") else 1
+        if depth < 0:
+            return True
+    return False
+
+
+def _dangling(top: bytes, links: list[Entry], paths: set[str]) -> list[str]:
+    directories = {path[:cut] for path in paths for cut in range(len(path)) if path[cut] == "/"} | {"."}
+    warnings = []
+    for link in links:
+        real = os.path.relpath(os.path.realpath(os.path.join(top, link.path.encode())), top)
+        if os.fsdecode(real) not in paths and os.fsdecode(real) not in directories:
+            warnings.append(f"`{link.path}` links to `{link.target}`, which doesn't travel with the job")
+    return warnings
+
+
+def _is_whole(stored: Path, manifest: Manifest) -> bool:
+    """Whether the store has this snapshot. A damaged one (a power cut, a stray hand) is removed, to be stored anew."""
+    try:
+        if read_manifest(stored) != manifest:
+            raise SnapshotError("another manifest", "")
+        for entry in manifest.entries:
+            info = os.lstat(f"{stored}/tree/{entry.path}")
+            expected = stat.S_ISLNK if entry.kind is Kind.LINK else stat.S_ISREG
+            if not expected(info.st_mode) or (entry.kind is not Kind.LINK and info.st_size != entry.size):
+                raise SnapshotError("another file", "")
+    except (SnapshotError, OSError):
+        if os.path.lexists(stored):
+            aside = tempfile.mkdtemp(prefix=".damaged-", dir=stored.parent)
+            os.rename(stored, os.path.join(aside, "snapshot"))
+            shutil.rmtree(aside, ignore_errors=True)
+        return False
+    return True
+
+
+def _copy_tree(root: Path, listing: Listing, store: Path) -> Manifest:
+    """Copy the listed files into the store. What is being built has a name that no reader looks at."""
+    try:
+        os.makedirs(store, mode=0o700, exist_ok=True)
+        building = tempfile.mkdtemp(prefix=".building-", dir=store)
+    except OSError as error:
+        raise SnapshotError(
+            f"`{store}` can't be written: {error.strerror}", "check its permissions and free space"
+        ) from None
+    try:
+        tree = os.path.join(building, "tree")
+        os.mkdir(tree, 0o700)
+        made = {""}
+
+        def copy(source: bytes, path: str, mode: int) -> tuple[int, str]:
+            make_parents(tree, path, made)
+            return copy_file(source, os.fsencode(f"{tree}/{path}"), mode)
+
+        manifest, _ = _read_tree(root, listing, copy)
+        for entry in manifest.entries:
+            if entry.kind is Kind.LINK and entry.target is not None:
+                make_parents(tree, entry.path, made)
+                os.symlink(entry.target, f"{tree}/{entry.path}")
+        write_manifest(building, manifest)
+        _publish(building, store / manifest.code_hash)
+    except OSError as error:
+        raise SnapshotError(
+            f"the snapshot can't be stored in `{store}`: {error.strerror}", "check its permissions and free space"
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return manifest
+
+
+def make_parents(tree: str, path: str, made: set[str]) -> None:
+    """Make the directories above `path` in `tree`; `made` remembers those that are there."""
+    parent = path.rpartition("/")[0]
+    if parent not in made:
+        make_parents(tree, parent, made)
+        os.mkdir(f"{tree}/{parent}", 0o700)
+        made.add(parent)
+
+
+def write_manifest(directory: str, manifest: Manifest) -> None:
+    handle = os.open(f"{directory}/manifest.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(handle, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        file.flush()
+        os.fsync(handle)
+
+
+def _publish(building: str, stored: Path) -> None:
+    """Give a finished snapshot its name. Who comes second with the same content finds it taken: just as good."""
+    try:
+        os.rename(building, stored)
+    except OSError:
+        if not os.path.exists(stored / "manifest.json"):
+            raise
+        return
+    parent = os.open(stored.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
