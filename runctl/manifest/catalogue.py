@@ -50,9 +50,7 @@ def children(path: str) -> list[Entry]:
     entry = next((each for each in catalogue() if each.path == path), None)
     if entry is not None and entry.repeated:
         start = f"{path}[]."
-    return [
-        each for each in catalogue() if each.path.startswith(start) and "." not in each.path[len(start) :]
-    ]
+    return [each for each in catalogue() if each.path.startswith(start) and "." not in each.path[len(start) :]]
 
 
 def without_indices(path: str) -> str:
@@ -97,7 +95,11 @@ def _section_of(annotation: Any) -> tuple[type[Section] | None, bool]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation, False
     inner = get_args(annotation)[:1]
-    if getattr(annotation, "__origin__", None) is tuple and isinstance(inner[0], type) and issubclass(inner[0], Section):
+    if (
+        getattr(annotation, "__origin__", None) is tuple
+        and isinstance(inner[0], type)
+        and issubclass(inner[0], Section)
+    ):
         return inner[0], True
     return None, False
 

@@ -55,7 +55,7 @@ class _Unreadable(Exception):
 def fastest_parser() -> EventParser:
     """libyaml's, or PyYAML's own where it was built without."""
     if yaml.__with_libyaml__:
-        from yaml.cyaml import CParser
+        from yaml.cyaml import CParser  # type: ignore[attr-defined]
 
         return CParser
     return pure_parser

@@ -80,11 +80,34 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class At(StrEnum):
-    """Which part of a field is meant; `SECRET` is the key, with the value struck out of the excerpt."""
+    """Which part of a field is meant; `SECRET` is the key, and no excerpt shows the value."""
 
     KEY = "key"
     VALUE = "value"
     SECRET = "secret"
+
+
+def without(diagnostic: Diagnostic, hidden: Sequence[Position]) -> Diagnostic:
+    """The diagnostic with what stands at the hidden places struck out of its excerpts, columns kept."""
+    excerpt = diagnostic.excerpt
+    return msgspec.structs.replace(
+        diagnostic,
+        excerpt=excerpt and _struck(excerpt, diagnostic.line, hidden),
+        related=tuple(
+            msgspec.structs.replace(each, excerpt=_struck(each.excerpt, each.position.line, hidden))
+            for each in diagnostic.related
+        ),
+    )
+
+
+def _struck(excerpt: Excerpt, line: int, hidden: Iterable[Position]) -> Excerpt:
+    text = excerpt.text
+    for place in hidden:
+        if place.line <= line <= place.end_line:
+            start = max(place.column - excerpt.first, 0) if line == place.line else 0
+            end = max(place.end_column - excerpt.first, 0) if line == place.end_line else len(text)
+            text = text[:start] + "•" * len(text[start:end]) + text[end:]
+    return msgspec.structs.replace(excerpt, text=text)
 
 
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:

@@ -36,7 +36,7 @@ class _Quantity(msgspec.Struct, frozen=True, eq=False):
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return bool(self._value() == other._value())  # type: ignore[attr-defined]
+        return bool(self._value() == other._value())
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._value()))

@@ -54,7 +54,9 @@ def read(root: Mapping) -> Reading:
     reading.positions[""] = next((span for span, _value in root.entries.values()), root.span)
     for name, (span, value) in root.entries.items():
         reading.keys[name] = span
-        _entry(reading, reading.data, name, name, span, value, name in VERBATIM_SECTIONS and not isinstance(value, Scalar))
+        _entry(
+            reading, reading.data, name, name, span, value, name in VERBATIM_SECTIONS and not isinstance(value, Scalar)
+        )
     return reading
 
 

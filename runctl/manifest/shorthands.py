@@ -120,7 +120,7 @@ def _setup(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value in _SETUP_WORDS:
-        return inner.Setup(kind=value)
+        return inner.Setup(kind=value)  # type: ignore[arg-type]
     raise refuse(
         "unknown-value",
         f"`{value}` is not a way to set up",

@@ -46,9 +46,7 @@ class Source:
         severity: Severity = Severity.ERROR,
         document: int = 1,
         related: tuple[tuple[Position, str], ...] = (),
-        struck_from: int | None = None,
     ) -> Diagnostic:
-        """A diagnostic with its excerpt; from column `struck_from` on, the excerpt shows nothing."""
         return Diagnostic(
             file=self.file,
             line=position.line,
@@ -61,14 +59,12 @@ class Source:
             label=label,
             hint=hint,
             document=document,
-            excerpt=self._excerpt(position, struck_from),
-            related=tuple(Related(place, text, self._excerpt(place, None)) for place, text in related),
+            excerpt=self._excerpt(position),
+            related=tuple(Related(place, text, self._excerpt(place)) for place, text in related),
         )
 
-    def _excerpt(self, position: Position, struck_from: int | None) -> Excerpt:
+    def _excerpt(self, position: Position) -> Excerpt:
         line = self.lines[position.line - 1] if position.line <= len(self.lines) else ""
-        if struck_from is not None:
-            line = line[: struck_from - 1] + " …"
         first = 1
         if len(line) > EXCERPT_WIDTH:
             first = max(1, min(position.column - _EXCERPT_LEAD, len(line) - EXCERPT_WIDTH + 1))

@@ -27,7 +27,7 @@ _EXPLAINED: tuple[tuple[str, str, str], ...] = (
     (
         "did not find expected key",
         "not indented like its neighbours",
-        f"indent keys of one section alike, with spaces; if a value starts with `[`, `{{` or a quote and goes on behind its end, {_QUOTE_IT}",
+        "indent keys of one section alike, with spaces; a value that starts with `[`, `{` or a quote ends with it",
     ),
     (
         "did not find expected ',' or",
