@@ -175,16 +175,20 @@ def test_X2_a_bad_resume_target_is_an_error(script: str, how: str, through: str,
     assert not (tmp_path / "second").exists()
 
 
-def test_X1_a_kill_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
-    """SIGKILL while it saves after every step: whatever has a checkpoint's name can be resumed from."""
+@pytest.mark.parametrize("moment", [".tmp", ".safetensors"], ids=["while it is written", "when it gets its name"])
+def test_X1_a_kill_leaves_only_whole_checkpoints(moment: str, tmp_path: Path) -> None:
+    """SIGKILL at the instant at which a file appears: whatever has a checkpoint's name can be resumed from."""
     for attempt in range(3):
         directory = tmp_path / str(attempt)
+        directory.mkdir()
         run = Run("quickstart", tmp_path, "--checkpoint-every", "1 step", "--checkpoint-dir", str(directory))
-        for _ in range(5 + 7 * attempt):
-            run.until("^saved ")
+        run.until("^saved ")
+        before = set(os.listdir(directory))
+        while not any(name.endswith(moment) for name in set(os.listdir(directory)) - before):
+            pass
         run.process.kill()
         assert run.finish() == -signal.SIGKILL
-        found = sorted(directory.glob("*.safetensors"))
+        found = list(directory.glob("epoch-*.safetensors"))
         assert found
         for path in found:
             again = Run("quickstart", tmp_path, "--epochs", "0", "--resume", str(path))
