@@ -44,6 +44,12 @@ class Shape:
     schema: dict[str, Any]
 
 
+def list_of(item: Any, kind: str) -> Shape:
+    """The shape of a list of an annotated type that has a shape itself."""
+    shape = next(each for each in item.__metadata__ if isinstance(each, Shape))
+    return Shape(kind, {"type": "array", "items": shape.schema})
+
+
 def refuse(code: LiteralString, message: str, hint: str, label: str = "") -> PydanticCustomError:
     return PydanticCustomError(code, "{message}", {"message": message, "hint": hint, "label": label})
 

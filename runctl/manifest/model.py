@@ -30,6 +30,7 @@ from runctl.manifest.fields import (
     Url,
     WaitText,
     choice,
+    list_of,
     matching,
     word,
 )
@@ -273,7 +274,7 @@ class Cost(Section):
         why="what is rented has to end by itself",
         examples=("25 USD", "none"),
     )
-    warn_at: Annotated[tuple[ShareText, ...], Shape("list of percentages", {"type": "array"})] = described(
+    warn_at: Annotated[tuple[ShareText, ...], list_of(ShareText, "list of percentages")] = described(
         "Parts of the cap at which a warning is given.",
         default=tuple(parse_share(each) for each in ("50%", "80%", "95%")),
         says="`[50%, 80%, 95%]`",
@@ -353,7 +354,7 @@ class Retry(Section):
     )
 
 
-_Commands = Annotated[tuple[Command, ...], Shape("list of commands", {"type": "array"})]
+_Commands = Annotated[tuple[Command, ...], list_of(Command, "list of commands")]
 
 
 class Hooks(Section):
@@ -374,19 +375,16 @@ class Hooks(Section):
     )
 
 
+_Event = Annotated[Literal["outcome", "warning", "checkpoint"], *word("outcome", "warning", "checkpoint")]
+
+
 class Webhook(Section):
     """Somebody to tell."""
 
     webhook: Annotated[
         str, *matching("bad-url", "https?://[^\\s/]+(/\\S*)?", "a web address", "https://hooks.example/x")
     ] = described("The address that gets a JSON object by POST.", examples=("https://hooks.example/x",))
-    on: Annotated[
-        tuple[
-            Annotated[Literal["outcome", "warning", "checkpoint"], *word("outcome", "warning", "checkpoint")],
-            ...,
-        ],
-        Shape("list of `outcome` · `warning` · `checkpoint`", {"type": "array"}),
-    ] = described(
+    on: Annotated[tuple[_Event, ...], list_of(_Event, "list of `outcome` · `warning` · `checkpoint`")] = described(
         "What to tell of.",
         default=("outcome", "warning"),
         says="`[outcome, warning]`",
@@ -452,7 +450,7 @@ class Manifest(Section):
         says="none",
         examples=({"WANDB_MODE": "offline"},),
     )
-    secrets: Annotated[tuple[SecretText, ...], Shape("list of secrets", {"type": "array"})] = described(
+    secrets: Annotated[tuple[SecretText, ...], list_of(SecretText, "list of secrets")] = described(
         "Environment variables with values that are stored nowhere: taken from your own environment, or from a"
         " parameter store.",
         default=(),
