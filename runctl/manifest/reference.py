@@ -25,8 +25,8 @@ Unknown fields are errors, and so are fields without a value. `runctl validate` 
   `1e-4`, `no`, `010`, `2026-01-01` and `~` reach the script as those characters. A quoted value is its content.
 - **Booleans are YAML 1.2's**: `true` and `false`. `yes`, `no`, `on` and `off` are words.
 - **Anchors, aliases and `<<` work.** Tags, duplicate keys and keys that aren't text are errors.
-- **Commands** (`setup`, `hooks`, `checkpoint.format`) are argv lists. A line of text is split by POSIX quoting rules, and
-  there is never a shell: `&&`, `|`, `>`, `;`, `$` and wildcards are refused.
+- **Commands** (`setup`, `hooks`, `checkpoint.format`) are argv lists. A line of text is split by POSIX quoting
+  rules, and there is never a shell: `&&`, `|`, `>`, `;`, `$` and wildcards are refused.
 - **Paths**: `workdir` is relative to the manifest's directory; all others are relative to `workdir` and stay inside it.
 - **URLs**: `s3://bucket/prefix/`, or `file:` with a path that is absolute or relative to `workdir`, taken literally.
 - **Money** is US dollars, **sizes** are powers of 1024 (`GiB`) or 1000 (`GB`), **durations** need a unit.

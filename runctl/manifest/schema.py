@@ -42,7 +42,7 @@ def _object(path: str) -> dict[str, Any]:
 
 
 def _property(entry: Entry) -> dict[str, Any]:
-    notes = {"description": _description(entry)}
+    notes: dict[str, Any] = {"description": _description(entry)}
     if entry.section is not None:
         below = _object(entry.path)
         notes |= {"type": "array", "items": below} if entry.repeated else below
