@@ -1,0 +1,96 @@
+"""The program's entry: streams, commands, and what becomes of every error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+from runctl.cli.exit_codes import ExitCode
+
+
+def main() -> NoReturn:
+    """Run the command of `sys.argv` and exit with its code."""
+    sys.exit(int(run(sys.argv[1:])))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command; never raises, whatever happens."""
+    from runctl.cli.streams import prepare_streams
+
+    prepare_streams()
+    try:
+        code = _dispatch(_without_colour_option(argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _nobody_reads()
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except Exception as error:
+        return _report(error)
+
+
+def _without_colour_option(argv: list[str]) -> list[str]:
+    """`--no-color` is taken wherever it stands before `--`."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    if "--no-color" in argv[:end]:
+        os.environ["NO_COLOR"] = "1"
+        return [word for word in argv[:end] if word != "--no-color"] + argv[end:]
+    return argv
+
+
+def _dispatch(argv: list[str]) -> int:
+    import typer
+
+    from runctl.cli.commands import app
+
+    # Base of every error that the parser raises, whichever version of it typer brings.
+    parser_error: Any = typer.BadParameter.__mro__[2]
+    try:
+        result = typer.main.get_command(app).main(args=argv or ["--help"], prog_name="runctl", standalone_mode=False)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return ExitCode.INTERRUPTED
+    except parser_error as error:
+        return _usage(error)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _usage(error: Any) -> int:
+    from runctl.cli.errors import Failure, show
+
+    context = getattr(error, "ctx", None)
+    advice = f"`{context.command_path} --help` says what it takes" if context is not None else ""
+    message = error.format_message().strip().rstrip(".")
+    show(Failure(ExitCode.INVALID, message[:1].lower() + message[1:], hint=advice))
+    return ExitCode.INVALID
+
+
+def _report(error: Exception) -> int:
+    from runctl.cli.errors import REPORT, Failure, show, translate
+
+    if os.environ.get("RUNCTL_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    failure = translate(error)
+    if failure is None:
+        what = f"{type(error).__name__}: {error}"
+        failure = Failure(
+            ExitCode.DEFECT, f"a defect of runctl: {what[:500]}",
+            now="trainings that run go on within their limits; `runctl status` shows them", hint=REPORT,
+        )  # fmt: skip
+    show(failure)
+    return failure.code
+
+
+def _nobody_reads() -> int:
+    """The reader of a pipe went away: end as a program does that died of it, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13
+
+
+if __name__ == "__main__":
+    main()
