@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import runctl
-from benchmarks import starting, validation
+from benchmarks import planning, starting, state_writes, validation
 from benchmarks.table import Row, Settings, machine, markdown
 
 MEASUREMENTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "starting": starting.measure,
     "validation": validation.measure,
+    "planning": planning.measure,
+    "state-writes": state_writes.measure,
 }
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         "--directory",
         type=Path,
         default=Path.cwd(),
-        help="where files are written; its disk is measured (default: here)",
+        help="where files go; its disk is measured (default: here)",
     )
     args = parser.parse_args()
     if unknown := set(args.names) - set(MEASUREMENTS):

@@ -44,7 +44,7 @@ def machine(directory: Path) -> list[str]:
         memory = f", {int(total.split()[1]) / 2**20:.0f} GiB memory"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("typer", "pydantic", "PyYAML", "msgspec"))
     return [
-        f"- {cpu}, {os.cpu_count()} cores{memory}; {platform.system()} {platform.release()}",
+        f"- {cpu}, {os.cpu_count()} cores{memory}; {platform.system()} {platform.release().split('-')[0]}",
         f"- {platform.python_implementation()} {platform.python_version()}; {libraries}",
         f"- files on {filesystem(directory)}; load at the start {os.getloadavg()[0]:.1f}",
     ]
