@@ -1,0 +1,68 @@
+"""`runctl init`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runctl.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def init(
+    directory: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to write it; made if need be.")] = ".",
+    example: Annotated[
+        bool, typer.Option("--example", help="Write `train.py`, too: a small training that saves and resumes.")
+    ] = False,
+) -> int:
+    """Never overwrites a file. The manifest is named `job.yaml`, the job after the directory."""
+    from pathlib import Path
+
+    from runctl.cli.streams import clean, say
+
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    script = _script_of(target)
+    template = _template("job.yaml").replace("NAME", _job_name(target)).replace("SCRIPT", script)
+    files = {target / "job.yaml": template}
+    if example:
+        files[target / "train.py"] = _template("train.py")
+        files[target / "job.yaml"] = template.replace(f"script: {script}", "script: train.py")
+    _refuse_to_overwrite(list(files))
+    for path, text in files.items():
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+        say(clean(f"wrote {path}"))
+    say(clean(f"next: runctl plan {target / 'job.yaml'}"))
+    return ExitCode.OK
+
+
+def _refuse_to_overwrite(paths: list[Path]) -> None:
+    from runctl.cli.errors import Failure
+
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            hint = "move it away, or name another directory: `runctl init DIR`"
+            raise Failure(ExitCode.INVALID, f"`{path}` exists", now="nothing was written", hint=hint)
+
+
+def _script_of(directory: Path) -> str:
+    """A script that is there and named like a training, else the usual name."""
+    found = sorted(path.name for path in directory.glob("*train*.py"))
+    return "train.py" if "train.py" in found or not found else found[0]
+
+
+def _job_name(directory: Path) -> str:
+    import re
+
+    words = re.sub(r"[^a-z0-9]+", "-", directory.resolve().name.lower()).strip("-")[:40].strip("-")
+    return words if words and words[0].isalpha() else f"job-{words}".strip("-")
+
+
+def _template(name: str) -> str:
+    from importlib.resources import files
+
+    return (files("runctl.cli") / "templates" / name).read_text(encoding="utf-8")
