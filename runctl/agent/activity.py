@@ -9,7 +9,7 @@ from runctl.agent.child import Helper, fork_helper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional, Set, Tuple
+    from typing import Any, Callable, Dict, Optional, Set, Tuple, Union
 
     from runctl.agent.clocks import Now
     from runctl.agent.orders import Limits
@@ -38,7 +38,7 @@ class Activity:
         self.cpu_share: Optional[float] = None
         self.rss = 0
         self.sampled_at: Optional[float] = None
-        self._cpu: Dict[Tuple[int, object], float] = {}
+        self._cpu: Dict[Tuple[int, Union[int, str]], float] = {}
         self._gpu_asked_at: Optional[float] = None
         self.gpu_helper: Optional[Helper] = None
 

@@ -61,8 +61,8 @@ def spawn(
             stage = f"execute `{argv[0]}`"
             os.execvpe(argv[0], list(argv), env)
         except BaseException as error:
-            number = error.errno if isinstance(error, OSError) else 0
-            os.write(writer, f"{number or 0}\n{stage}\n{error}".encode("utf-8", "replace")[:4000])
+            code = error.errno if isinstance(error, OSError) else 0
+            os.write(writer, f"{code or 0}\n{stage}\n{error}".encode("utf-8", "replace")[:4000])
         finally:
             os._exit(127)
     os.close(writer)

@@ -46,9 +46,7 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
     except OSError:
         return 0  # started before, and alive
     me = processes.identity(os.getpid())
-    if not create_json(
-        os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall}
-    ):
+    if not create_json(os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall}):
         return 0  # started before, and over
     record = ExitRecord(run_dir)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, NoReturn, Optional, Union
+    from typing import List, NoReturn, Optional, Tuple, Union
 
     from runctl.agent.clocks import Now
     from runctl.agent.orders import Orders
@@ -38,7 +38,7 @@ LONGEST_WAIT = 1.0
 class _Value:
     """Compared and printed by its slots."""
 
-    __slots__ = ()
+    __slots__: Tuple[str, ...] = ()
 
     def _key(self) -> tuple[object, ...]:
         return (type(self).__name__, *(getattr(self, name) for name in self.__slots__))
@@ -149,16 +149,16 @@ class Observed:
         "busy_at",
         "complete_at",
         "drain",
+        "durable_at",
         "few_told",
         "ignored_told",
-        "intervals",
-        "interval_over_at",
         "interrupted",
+        "interval_over_at",
+        "intervals",
         "last_copy",
         "overdue_told",
         "phase",
         "saved",
-        "durable_at",
         "training_since",
     )
 

@@ -282,9 +282,7 @@ def attempt_processes(root: int, run_id: str, spare: Set[int]) -> Set[int]:
     return {pid for pid in found - spared - {root} if rows[pid].state != "Z"}
 
 
-def kill_attempt(
-    root: int, run_id: str, spare: Set[int], seconds: float, on_exit: Callable[[int, int], None]
-) -> bool:
+def kill_attempt(root: int, run_id: str, spare: Set[int], seconds: float, on_exit: Callable[[int, int], None]) -> bool:
     """SIGKILL everything of an attempt, again and again, until nothing is left (True) or the time is over (False)."""
     until = time.monotonic() + seconds
     while True:

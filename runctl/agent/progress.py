@@ -233,7 +233,12 @@ class Progress:
             os.close(descriptor)
         if value is None:
             return
-        for name, field in (("epoch", "epoch"), ("epochs", "num_train_epochs"), ("step", "global_step"), ("steps", "max_steps")):
+        for name, field in (
+            ("epoch", "epoch"),
+            ("epochs", "num_train_epochs"),
+            ("step", "global_step"),
+            ("steps", "max_steps"),
+        ):
             number = _sane(value.get(field))
             if number is not None and number > 0:
                 setattr(self, name, number)

@@ -112,7 +112,9 @@ class Preparation:
         for limit, since, whose in limits:
             if limit is not None and now.active - since > limit:
                 self.kill()
-                raise SetupFailed(f"step `{step.name}` ran into {whose} limit of {limit:g} s; its output is in setup.log")
+                raise SetupFailed(
+                    f"step `{step.name}` ran into {whose} limit of {limit:g} s; its output is in setup.log"
+                )
 
     def _finish(self) -> None:
         self._step = None

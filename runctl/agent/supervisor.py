@@ -8,7 +8,8 @@ import signal
 import sys
 
 from runctl.agent import activity as life
-from runctl.agent import clocks, policy, processes, record, training as running
+from runctl.agent import clocks, policy, processes, record
+from runctl.agent import training as running
 from runctl.agent.child import CannotStart, Helper
 from runctl.agent.ending import Ending
 from runctl.agent.files import ExitRecord, Journal, replace_json
@@ -266,8 +267,10 @@ class Supervisor:
     def _look(self, now: Now) -> None:
         """Bring what the policy sees up to date."""
         seen, keeper = self.seen, self.keeper
-        if keeper.poll(now, self.orders.current.limits.keep, still_writing=seen.phase == "training"):
-            self._dirty = True
+        if seen.phase != "preparing":
+            writing = self.training is not None and self.training.status is None
+            if keeper.poll(now, self.orders.current.limits.keep, writing, self._time_left(now)):
+                self._dirty = True
         if seen.phase == "training":
             if self.activity.sample(now, self.orders.current.limits, self.spared(), life.has_gpu):
                 self._dirty = True
@@ -297,6 +300,11 @@ class Supervisor:
         seen.intervals = self.progress.intervals(self.spec, now)
         if seen.intervals >= 1 and seen.interval_over_at is None:
             seen.interval_over_at = now.active
+
+    def _time_left(self, now: Now) -> Optional[float]:
+        if self.seen.drain is None:
+            return policy.money_left(self.orders.current, self.started, now)
+        return policy.time_left(self.orders.current, self.seen.drain, self.started, now)
 
     def _complain_about_orders(self) -> None:
         if self.orders.complaint != self._complaint:
@@ -342,9 +350,7 @@ class Supervisor:
         elif isinstance(action, policy.SendSignal):
             if seen.drain is not None:
                 if seen.drain.left_at_signal is None:
-                    seen.drain.left_at_signal = policy.time_left(
-                        self.orders.current, seen.drain, self.started, now
-                    )
+                    seen.drain.left_at_signal = policy.time_left(self.orders.current, seen.drain, self.started, now)
                 seen.drain.grouped = seen.drain.grouped or action.to == "group"
             if self.training is not None:
                 self.training.send(self.spec.stop_signal, action.to)
@@ -394,6 +400,8 @@ class Supervisor:
         self.finished = True
         if self.record.exists():
             return
+        if self.training is not None:
+            self.training.killed = True
         gone = processes.kill_attempt(os.getpid(), self.spec.run_id, set(), LOST_KILL_SECONDS, lambda *_: None)
         self.write_exit("lost", detail, gone, clocks.now())
 
@@ -425,9 +433,7 @@ class Supervisor:
 
     def _write_state(self, now: Now) -> None:
         phase = self.seen.phase
-        if phase == "ending":
-            phase = "draining"
-        elif self.seen.drain is not None and phase == "training":
+        if phase == "ending" or (self.seen.drain is not None and phase == "training"):
             phase = "draining"
         since = now.active - self._written_at
         due = phase != self._written_phase or since >= HEARTBEAT_SECONDS
@@ -441,7 +447,7 @@ class Supervisor:
 
     def _state(self, phase: str, now: Now) -> Json:
         training, drain, orders = self.training, self.seen.drain, self.orders.current
-        left = 0.0 if drain is None else policy.time_left(orders, drain, self.started, now)
+        left = self._time_left(now) or 0.0
         return {
             "version": record.VERSION,
             "run_id": self.spec.run_id,
@@ -462,5 +468,3 @@ class Supervisor:
             "activity": self.activity.state(now),
             "output": {"start": 0, "end": self.output.end},
         }
-
-

@@ -1,0 +1,81 @@
+"""The heavy part of keeping checkpoints, done in short-lived forks of the agent: validate, copy, prune, restore.
+
+Imports what the agent itself can't afford (hashlib, zipfile, shutil) where it is needed: in the fork.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict
+
+    from runctl.agent.spec import Spec
+    from runctl.agent.watch import Candidate
+
+    Json = Dict[str, Any]
+    Report = Callable[[Json], None]
+
+
+def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int) -> Callable[[Report], None]:
+    """Validate a candidate and, if it is whole, copy it durably and prune. Reports `verdict`, then `durable`, then `pruned`."""
+
+    def work(report: Report) -> None:
+        from runctl.checkpoints import durable, formats, retention
+
+        path = os.path.join(spec.checkpoint.dir, candidate.name)
+        verdict = formats.validate(path, spec.checkpoint.format, spec.checkpoint.command)
+        report({"verdict": {"valid": verdict.valid, "format": verdict.format, "detail": verdict.detail}})
+        if not verdict.valid:
+            return
+        root = spec.checkpoint.destination
+        try:
+            manifest = durable.store(path, root, {**facts, "format": verdict.format})
+        except durable.Changed:
+            report({"changed": True})
+            return
+        except formats.Invalid as error:
+            report({"verdict": {"valid": False, "format": verdict.format, "detail": str(error)}})
+            return
+        stored = durable.directory(root, spec.uid, spec.attempt, candidate.seq)
+        report({"durable": {"path": stored, "bytes": manifest["bytes"], "sha256": durable.checksum(manifest)}})
+        for old in retention.prune(root, spec.uid, spec.attempt, keep):
+            report({"pruned": {"attempt": old.attempt, "seq": old.seq}})
+
+    return work
+
+
+def prepare(spec: Spec) -> Callable[[Report], None]:
+    """Before the start: sweep torn copies, make sure that copies can be made, restore. Reports `restored` (a path or "")."""
+
+    def work(report: Report) -> None:
+        from runctl.checkpoints import durable, restoring
+
+        checkpoint = spec.checkpoint
+        mine = os.path.dirname(durable.directory(checkpoint.destination, spec.uid, spec.attempt, 0))
+        try:
+            os.makedirs(mine, mode=0o700, exist_ok=True)
+            durable.sweep(checkpoint.destination, spec.uid, spec.attempt)
+        except OSError as error:
+            report({"failed": f"the destination of checkpoints can't be written: {error}"})
+            return
+        wanted = checkpoint.restore
+        if wanted is None:
+            report({"restored": ""})
+            return
+        try:
+            if wanted.kind == "plain":
+                path = restoring.restore_plain(
+                    wanted.source, wanted.name, checkpoint.dir, checkpoint.format, checkpoint.command
+                )
+            else:
+                path = restoring.restore_durable(wanted.source, wanted.name, checkpoint.dir)
+        except durable.Damaged as error:
+            report({"failed": f"the checkpoint to go on from can't be used: {error}"})
+        except OSError as error:
+            report({"failed": f"the checkpoint to go on from can't be restored: {error}"})
+        else:
+            report({"restored": path})
+
+    return work

@@ -1,0 +1,308 @@
+"""What appears in the checkpoint directory: candidates, and when they may be taken as whole.
+
+The directory is read when its own mtime says that names have changed; besides, only the newest few are looked at. A
+directory of ten thousand costs as much as it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from runctl.checkpoints import names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Set, Tuple
+
+    Json = Dict[str, Any]
+    Key = Tuple[int, ...]
+
+# Of what is new at once, so many are looked at; the others are older, and would be pruned at once.
+HOT = 64
+# So many of those that are done are looked at again, for a script that writes over its last one.
+HOT_DONE = 4
+# A candidate that hasn't changed for this long is stable.
+STABLE_SECONDS = 1.0
+# Between two readings of the directory at least so many times what the last one took: a bound on the share of a core.
+DUTY = 100
+# A directory that was changed this recently may be changed again within the resolution of its mtime.
+RACY_SECONDS = 1.5
+MAX_WALK = 20_000
+# Formats that say themselves whether they are whole, so that waiting isn't needed.
+SELF_PROVING = frozenset(("torch", "zip", "npz", "safetensors"))
+
+
+class Candidate:
+    """One version of a file or directory that may be a checkpoint. Instants are of the active clock."""
+
+    __slots__ = (
+        "at",
+        "changed_at",
+        "given_up",
+        "key",
+        "kind",
+        "mtime",
+        "name",
+        "noticed_at",
+        "renamed",
+        "retry_at",
+        "seq",
+        "size",
+        "tried",
+        "tries",
+    )  # fmt: skip
+
+    def __init__(self, name: str, kind: str, key: Key, mtime: float, size: int, renamed: bool, seq: int) -> None:
+        self.name = name
+        self.kind = kind
+        self.key = key
+        self.mtime = mtime
+        self.size = size
+        self.renamed = renamed
+        self.seq = seq
+        self.at = 0.0  # wall clock
+        self.noticed_at = 0.0
+        self.changed_at = 0.0
+        self.tried = False  # validated while fresh, and not valid then
+        self.tries = 0  # of copying
+        self.retry_at = 0.0
+        self.given_up: Optional[str] = None
+
+    def is_ready(self, now: float, still_writing: bool) -> bool:
+        if now < self.retry_at:
+            return False
+        if not still_writing or now - self.changed_at >= STABLE_SECONDS:
+            return True
+        return not self.tried and (self.kind in SELF_PROVING or self.renamed)
+
+    @property
+    def order(self) -> Tuple[float, int, str]:
+        """Newest last."""
+        return (self.mtime, names.step_of(self.name) or names.epoch_of(self.name) or 0, self.name)
+
+
+class Watch:
+    """Finds candidates. `pending` are those that wait for their turn, `seen` counts all that were noticed."""
+
+    def __init__(self, directory: str, format_kind: str) -> None:
+        self._directory = directory
+        self._format = format_kind
+        self._known: Set[int] = set()
+        self._done: Dict[str, Key] = {}
+        self._directory_mtime: Optional[int] = None
+        self._next_read = 0.0
+        self._recognised = False
+        self.pending: Dict[str, Candidate] = {}
+        self.seen = 0
+        self.skipped = 0
+
+    def baseline(self) -> None:
+        """Take what is there now as nobody's checkpoint."""
+        for name, found in self._entries():
+            self._known.add(_mark(name, found))
+            key = self._key(name, found)
+            if key is not None:
+                self._done[name] = key
+        self._trim_done()
+
+    def look(self, wall: float, now: float, force: bool) -> bool:
+        """Bring `pending` up to date; whether anything is new."""
+        changed = self._look_at_hot(wall, now)
+        try:
+            mtime = os.stat(self._directory).st_mtime_ns
+        except OSError:
+            return changed
+        racy = time.time() - mtime / 1e9 < RACY_SECONDS
+        if not force and (now < self._next_read or (mtime == self._directory_mtime and not racy)):
+            return changed
+        began = time.monotonic()
+        changed = self._read(wall, now) or changed
+        self._directory_mtime = mtime
+        self._next_read = now + DUTY * (time.monotonic() - began)
+        return changed
+
+    def done(self, candidate: Candidate) -> None:
+        """That version needs no more attention."""
+        if self.pending.get(candidate.name) is candidate:
+            del self.pending[candidate.name]
+        self._done.pop(candidate.name, None)
+        self._done[candidate.name] = candidate.key
+        self._trim_done()
+
+    def touched(self, candidate: Candidate, now: float) -> None:
+        """It changed while it was looked at: wait until it is stable."""
+        candidate.changed_at = now
+        candidate.tried = True
+
+    def drop_superseded(self, keep: int, busy: Optional[Candidate]) -> List[Candidate]:
+        """Of those that wait, let go of what is older than the newest `keep`: retention would remove it at once."""
+        waiting = sorted((c for c in self.pending.values() if c is not busy), key=lambda c: c.order)
+        dropped = waiting[:-keep] if len(waiting) > keep else []
+        for candidate in dropped:
+            self.done(candidate)
+        return dropped
+
+    def take_skipped(self) -> int:
+        count, self.skipped = self.skipped, 0
+        return count
+
+    def _entries(self) -> List[Tuple[str, os.stat_result]]:
+        found = []
+        try:
+            with os.scandir(self._directory) as entries:
+                for entry in entries:
+                    if names.is_temporary(entry.name) or names.is_sidecar(entry.name) or entry.is_symlink():
+                        continue
+                    try:
+                        found.append((entry.name, entry.stat(follow_symlinks=False)))
+                    except OSError:
+                        continue  # gone since
+        except OSError:
+            return []
+        return found
+
+    def _read(self, wall: float, now: float) -> bool:
+        fresh: List[Tuple[str, os.stat_result]] = []
+        marks: Set[int] = set()
+        for name, found in self._entries():
+            mark = _mark(name, found)
+            marks.add(mark)
+            if mark not in self._known and name not in self.pending:
+                fresh.append((name, found))
+        fresh.sort(key=lambda item: item[1].st_mtime_ns)
+        older = fresh[:-HOT] if len(fresh) > HOT else []
+        for _ in older:
+            self.seen += 1
+            self.skipped += 1
+        taken = False
+        untaken = set()
+        for name, found in fresh[-HOT:]:
+            outcome = self._take(name, found, wall, now)
+            taken = taken or outcome is True
+            if outcome is None:
+                untaken.add(_mark(name, found))
+        self._known = marks - untaken
+        if self._recognised:
+            self._forget_unrecognised()
+        return taken or bool(older)
+
+    def _take(self, name: str, found: os.stat_result, wall: float, now: float) -> Optional[bool]:
+        """Make a candidate of an entry: True; False: it is none; None: it can't be said yet."""
+        kind = self._kind(name, found)
+        if kind is None:
+            return None
+        if kind == "none":
+            return False
+        key = self._key(name, found)
+        if key is None:
+            return None
+        if self._done.get(name) == key:
+            return False
+        self.seen += 1
+        mtime = found.st_mtime_ns if kind != "directory" else max(found.st_mtime_ns, key[3])
+        # A rename sets the ctime alone; writing sets both.
+        renamed = found.st_ctime_ns > mtime
+        candidate = Candidate(name, kind, key, mtime / 1e9, key[2], renamed, self.seen)
+        candidate.at, candidate.noticed_at, candidate.changed_at = wall, now, now
+        self.pending[name] = candidate
+        if kind not in ("opaque", "json", "pickle"):
+            self._recognised = True
+        return True
+
+    def _kind(self, name: str, found: os.stat_result) -> Optional[str]:
+        """The kind of candidate, `none`, or None while it can't be told."""
+        if stat.S_ISDIR(found.st_mode):
+            if names.is_sidecar_directory(name) or self._format not in ("auto", "directory", "command"):
+                return "none"
+            return "directory"
+        if not stat.S_ISREG(found.st_mode) or self._format == "directory":
+            return "none"
+        if found.st_size == 0:
+            return None
+        if self._format == "command":
+            return "command"
+        kind = names.kind_of(name)
+        if kind == "unknown":
+            try:
+                kind = names.kind_by_content(os.path.join(self._directory, name))
+            except OSError:
+                return None
+        if self._format in ("torch", "safetensors", "npz"):
+            others = {"torch": ("safetensors", "npz", "npy", "json"), "safetensors": ("torch", "npz", "npy", "json")}
+            return "none" if kind in others.get(self._format, ("torch", "safetensors", "json")) else self._format
+        if kind in ("opaque", "json", "npy") and self._recognised:
+            return "none"
+        return kind
+
+    def _key(self, name: str, found: os.stat_result) -> Optional[Key]:
+        """What changes when the content does: inode, files, bytes, newest change. None for an empty directory."""
+        if not stat.S_ISDIR(found.st_mode):
+            return (found.st_ino, 1, found.st_size, found.st_mtime_ns)
+        return _walk(os.path.join(self._directory, name), found.st_ino)
+
+    def _look_at_hot(self, wall: float, now: float) -> bool:
+        changed = False
+        for candidate in list(self.pending.values()):
+            found = self._stat(candidate.name)
+            key = None if found is None else self._key(candidate.name, found)
+            if found is None:
+                del self.pending[candidate.name]  # the script's own rotation
+                changed = True
+            elif key is not None and key != candidate.key:
+                candidate.key, candidate.size, candidate.mtime = key, key[2], key[3] / 1e9
+                candidate.changed_at, candidate.noticed_at, candidate.at = now, now, wall
+                candidate.renamed = found.st_ctime_ns > max(key[3], found.st_mtime_ns)
+                candidate.tried = candidate.kind not in SELF_PROVING and not candidate.renamed
+                self._known.add(_mark(candidate.name, found))
+        for name, done in list(self._done.items()):
+            if name in self.pending:
+                continue
+            found = self._stat(name)
+            key = None if found is None else self._key(name, found)
+            if found is None:
+                del self._done[name]
+            elif key is not None and key != done and self._take(name, found, wall, now):
+                self._known.add(_mark(name, found))
+                changed = True
+        return changed
+
+    def _stat(self, name: str) -> Optional[os.stat_result]:
+        try:
+            found = os.stat(os.path.join(self._directory, name), follow_symlinks=False)
+        except OSError:
+            return None
+        return None if stat.S_ISLNK(found.st_mode) else found
+
+    def _forget_unrecognised(self) -> None:
+        """Files of no known format are checkpoints only where there are no others."""
+        for name in [n for n, c in self.pending.items() if c.kind in ("opaque", "json")]:
+            del self.pending[name]
+            self.seen -= 1
+
+    def _trim_done(self) -> None:
+        while len(self._done) > HOT_DONE:
+            del self._done[next(iter(self._done))]
+
+
+def _mark(name: str, found: os.stat_result) -> int:
+    return hash((name, found.st_ino, found.st_mtime_ns, 0 if stat.S_ISDIR(found.st_mode) else found.st_size))
+
+
+def _walk(path: str, inode: int) -> Optional[Key]:
+    files, size, newest, queue = 0, 0, 0, [path]
+    while queue and files < MAX_WALK:
+        try:
+            with os.scandir(queue.pop()) as entries:
+                for entry in entries:
+                    found = entry.stat(follow_symlinks=False)
+                    newest = max(newest, found.st_mtime_ns)
+                    if stat.S_ISDIR(found.st_mode):
+                        queue.append(entry.path)
+                    else:
+                        files += 1
+                        size += found.st_size
+        except OSError:
+            continue
+    return (inode, files, size, newest) if files else None
