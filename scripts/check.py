@@ -30,7 +30,7 @@ def tool(name: str, *args: str) -> list[str]:
 
 # Two lines of stages, run side by side, one on each core.
 STATIC = [
-    Stage("ruff check", tool("ruff", "check", "--quiet")),
+    Stage("ruff check", tool("ruff", "check", "--quiet", "--output-format", "concise")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
     Stage("layers", tool("lint-imports", "--no-cache")),
     Stage("types", tool("mypy")),
