@@ -102,8 +102,9 @@ class Condition(_Value, frozen=True, kw_only=True):
 class Source(_Value, frozen=True, kw_only=True):
     """The frozen code of a generation and how it is started.
 
-    `workdir` is the training's directory inside the snapshot (posix, `.` for its root); `python` and `path` are the
-    interpreter and the PATH of the shell that applied the manifest.
+    `workdir` is the training's directory inside the snapshot (posix, `.` for its root); `python` (None: there was
+    none) and `path` are the interpreter and the PATH of the shell that applied the manifest; `imports` are the modules
+    that the environment must have.
     """
 
     code_hash: str
@@ -111,9 +112,11 @@ class Source(_Value, frozen=True, kw_only=True):
     bytes: int
     root: str
     workdir: str
-    python: str
+    python: str | None
+    python_version: str
     path: str
     uv: str | None = None
+    imports: tuple[str, ...] = ()
 
 
 class Generation(_Value, frozen=True, kw_only=True):

@@ -19,8 +19,9 @@ from runctl.planner.reapply import Decision, Reapply, decide
 from runctl.planner.record import Desired, Event, Generation, Phase, Record, Source
 from runctl.planner.requests import Apply
 from runctl.store.interface import Ask, Create, NotFound, Store, Versioned, done
-from runctl.workspace.environment import recipe
-from runctl.workspace.problems import Finding
+from runctl.workspace.environment import Place, recipe
+from runctl.workspace.interpreter import find_interpreter
+from runctl.workspace.problems import Finding, Severity
 from runctl.workspace.root import find_root, resolve_script
 from runctl.workspace.script import check_script
 from runctl.workspace.snapshot import freeze
@@ -62,24 +63,34 @@ def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prep
     skip = (root.workdir / job.checkpoint.dir, home.root)
     snapshot = freeze(root.root, job.sync_exclude, home.code, skip=skip)
     path = environ.get("PATH", os.defpath)
+    python = find_interpreter(path)
     source = Source(
         code_hash=snapshot.code_hash,
         files=snapshot.files,
         bytes=snapshot.bytes,
         root=str(root.root),
         workdir=root.workdir_in_root,
-        python=_python(path),
+        python=python.path if python else None,
+        python_version=python.version if python else "",
         path=path,
         uv=shutil.which("uv", path=path),
     )
-    made = recipe(
-        snapshot.tree, source.workdir, job.script, job.setup, home.envs, source.python, source.path, source.uv
+    place = Place(
+        tree=snapshot.tree,
+        code_hash=source.code_hash,
+        work=snapshot.tree,
+        workdir=source.workdir,
+        envs=home.envs,
+        path=path,
     )
-    checked = check_script(root, script, made)
-    warnings = tuple(_warning(text) for text in snapshot.warnings)
+    made = recipe(place, job.script, job.setup, python, source.uv)
+    checked = check_script(root, script, made.declared, python=python.minor if python else sys.version_info[:2])
+    warnings = tuple(
+        Finding(severity=Severity.WARNING, code="snapshot", message=text, hint="") for text in snapshot.warnings
+    )
     return Prepared(
         sourced=sourced,
-        source=source,
+        source=msgspec.structs.replace(source, imports=checked.imports),
         findings=(*checked.findings, *made.findings, *warnings),
         recipe_why=made.why,
         root_reason=root.reason,
@@ -150,14 +161,3 @@ def _group(proposals: Sequence[Proposal]) -> str | None:
         return None
     names = "\n".join(sorted(proposal.prepared.job.name for proposal in proposals))
     return blake2b(names.encode(), digest_size=8).hexdigest()
-
-
-def _python(path: str) -> str:
-    """The interpreter that a user of this shell would get, else the one that runs this program."""
-    return shutil.which("python3", path=path) or shutil.which("python", path=path) or sys.executable
-
-
-def _warning(text: str) -> Finding:
-    from runctl.workspace.problems import Severity
-
-    return Finding(severity=Severity.WARNING, code="snapshot", message=text, hint="")

@@ -26,9 +26,8 @@ from runctl.providers.interface import LaunchRefused, ProviderError, Sight
 from runctl.providers.local import seeing, spec
 from runctl.providers.local.files import write_orders
 from runctl.providers.local.foreign import foreign_trainings
-from runctl.workspace.environment import recipe
+from runctl.workspace.materialize import materialize
 from runctl.workspace.problems import WorkspaceError
-from runctl.workspace.snapshot import materialize
 
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
 LAUNCHER_SECONDS = 30.0
@@ -116,17 +115,7 @@ class LocalMachine:
         work = run_dir / "work"
         if not work.exists():
             materialize(self._home.code / generation.source.code_hash, work)
-        made = recipe(
-            work,
-            generation.source.workdir,
-            generation.job.script,
-            generation.job.setup,
-            self._home.envs,
-            generation.source.python,
-            generation.source.path,
-            generation.source.uv,
-        )
-        built = spec.build(self._home, record, launch.attempt, generation, epoch, made, self._environ)
+        built = spec.build(self._home, record, launch.attempt, generation, epoch, self._environ)
         write_json(str(run_dir / "spec.json"), built)
         write_orders(run_dir, launch.attempt.orders, epoch)
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from runctl.home import Home
 from runctl.manifest.job import Busy, Job
 from runctl.planner.record import Attempt, Generation, Record
-from runctl.workspace.environment import Recipe, training_argv
+from runctl.workspace.environment import Place, Recipe, Step, check_step, recipe, training_argv
+from runctl.workspace.interpreter import Interpreter
 
 # What a training may see of the environment that runctl was called in; everything else is the manifest's to pass.
 PASSED = frozenset(
@@ -30,23 +33,33 @@ def passed_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environ.items() if k in PASSED or k.startswith(PASSED_PREFIXES)}
 
 
+def prepare(home: Home, generation: Generation, work: Path) -> tuple[Recipe, tuple[Step, ...]]:
+    """The recipe of the attempt whose code lies in `work`, and all of its preparation steps, the check included."""
+    job, source = generation.job, generation.source
+    place = Place(
+        tree=home.code / source.code_hash / "tree",
+        code_hash=source.code_hash,
+        work=work,
+        workdir=source.workdir,
+        envs=home.envs,
+        path=source.path,
+    )
+    python = Interpreter(path=source.python, version=source.python_version) if source.python else None
+    made = recipe(place, job.script, job.setup, python, source.uv, timeout=job.limits.setup.seconds)
+    if not source.imports:
+        return made, made.steps
+    return made, (*made.steps, check_step(made, source.imports, place))
+
+
 def build(
-    home: Home,
-    record: Record,
-    attempt: Attempt,
-    generation: Generation,
-    epoch: int,
-    recipe: Recipe,
-    environ: Mapping[str, str],
+    home: Home, record: Record, attempt: Attempt, generation: Generation, epoch: int, environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """`spec.json` of `attempt`. Holds no secret: only their names."""
     job = generation.job
     run_dir = home.run_dir(record.uid, attempt.number)
     cwd = run_dir / "work" / generation.source.workdir
-    env = passed_environment(environ)
-    env["PATH"] = ":".join([*([recipe.bin_dir] if recipe.bin_dir else []), generation.source.path])
-    env.update(job.env)
-    env["RUNCTL_DEADLINE"] = _deadline(attempt)
+    made, steps = prepare(home, generation, run_dir / "work")
+    env = {**passed_environment(environ), **made.env, **job.env, "RUNCTL_DEADLINE": _deadline(attempt)}
     return {
         "version": 1,
         "run_id": run_id(record, attempt),
@@ -57,10 +70,10 @@ def build(
         "home_fence": str(home.job_dir(record.uid) / "fence"),
         "busy": "share" if job.instance.busy is Busy.SHARE else "refuse",
         "cwd": str(cwd),
-        "argv": list(training_argv(job, recipe)),
+        "argv": list(training_argv(job, made)),
         "env": env,
         "secrets": [secret.name for secret in job.secrets],
-        "steps": [step.to_json() for step in recipe.steps],
+        "steps": [msgspec.to_builtins(step) for step in steps],
         "setup_timeout": job.limits.setup.seconds,
         "checkpoint": _checkpoint(job, attempt, run_dir, cwd),
         "stop": {"signal": job.stop.signal, "to": job.stop.to},
