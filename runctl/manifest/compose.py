@@ -17,7 +17,7 @@ import yaml
 
 from runctl.manifest.diagnostics import Diagnostic, closest
 from runctl.manifest.job import Position
-from runctl.manifest.nodes import Mapping, Node, Scalar, Sequence, is_text
+from runctl.manifest.nodes import Broken, Mapping, Node, Scalar, Sequence, is_text
 from runctl.manifest.source import Source
 from runctl.manifest.syntax import explain_syntax
 
@@ -164,10 +164,10 @@ class _Composer:
         kind = type(event)
         if kind is yaml.ScalarEvent:
             self._count(1, event)
-            scalar = self._scalar(event)
+            leaf = self._scalar(event)
             if event.anchor is not None:
-                self._anchors[event.anchor] = scalar
-            return scalar
+                self._anchors[event.anchor] = leaf
+            return leaf
         if kind is yaml.AliasEvent:
             return self._alias(event)
         self._count(1, event)
@@ -190,24 +190,24 @@ class _Composer:
             self._anchors[event.anchor] = node
         return node
 
-    def _scalar(self, event: Any) -> Scalar:
+    def _scalar(self, event: Any) -> Scalar | Broken:
         tag, text = event.tag, event.value
         if tag is not None:
             self._check_tag(event)
         if self._restore:
             text = text.translate(self._restore)
         span = self._span(event)
-        if not text.isascii() or "\0" in text:
-            self._check_encodable(text, span)
+        if (not text.isascii() or "\0" in text) and not self._is_encodable(text, span):
+            return Broken(span)
         return Scalar(text, not event.style and tag is None, span)
 
-    def _check_encodable(self, text: str, span: Position) -> None:
+    def _is_encodable(self, text: str, span: Position) -> bool:
         found = _NOT_ENCODABLE.search(text)
-        if found is not None:
-            what = "a NUL byte" if found[0] == "\0" else "half of a surrogate pair"
-            self._problem(
-                span, "nul-byte", f"{what} can't be passed to a program", hint="remove the escape that writes it"
-            )
+        if found is None:
+            return True
+        what = "a NUL byte" if found[0] == "\0" else "half of a surrogate pair"
+        self._problem(span, "nul-byte", f"{what} can't be passed to a program", hint="remove the escape that writes it")
+        return False
 
     def _alias(self, event: Any) -> Node:
         name, span = event.anchor, self._span(event)
@@ -219,13 +219,13 @@ class _Composer:
                 f"no anchor `&{name}` above this alias",
                 hint=f"did you mean `*{near}`?" if near else "quote the value if it isn't meant as an alias",
             )
-            return Scalar("", False, span)
+            return Broken(span)
         target = self._anchors[name]
         if target is None:
             self._problem(
                 span, "recursive-alias", f"`*{name}` stands inside what it stands for", hint="remove the alias"
             )
-            return Scalar("", False, span)
+            return Broken(span)
         self._count(1 if isinstance(target, Scalar) else target.size, event)
         return target
 
@@ -241,6 +241,8 @@ class _Composer:
         while type(event := self._next()) is not yaml.MappingEndEvent:
             key = self._node(event, depth)
             value = self._node(self._next(), depth)
+            if isinstance(key, Broken):
+                continue
             if not isinstance(key, Scalar):
                 self._problem(
                     self._span(event), "complex-key", "a list or mapping as a key", hint="keys are plain words"
@@ -274,7 +276,7 @@ class _Composer:
     def _merged(self, value: Node, key: Position) -> list[Mapping]:
         values = value.items if isinstance(value, Sequence) else [value]
         mappings = [each for each in values if isinstance(each, Mapping)]
-        if len(mappings) < len(values):
+        if any(isinstance(each, Scalar | Sequence) for each in values):
             self._problem(
                 key,
                 "bad-merge",

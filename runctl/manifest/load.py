@@ -16,7 +16,7 @@ from runctl.manifest.diagnostics import At, Diagnostic, Finding, Severity, witho
 from runctl.manifest.job import Job, Position, SourcedJob
 from runctl.manifest.matrix import expand
 from runctl.manifest.model import Manifest
-from runctl.manifest.nodes import Mapping, kind_of
+from runctl.manifest.nodes import Broken, Scalar, Sequence, kind_of
 from runctl.manifest.reading import Reading, is_within, read
 from runctl.manifest.refusals import finding_of, refused_path, without_value
 from runctl.manifest.rules import check
@@ -104,9 +104,9 @@ class _Reader:
 
     def read(self) -> None:
         root = self._document.root
-        if root is None:
+        if root is None or isinstance(root, Broken):
             return
-        if not isinstance(root, Mapping):
+        if isinstance(root, Scalar | Sequence):
             self.problems.append(
                 self._source.diagnose(
                     root.span,
@@ -133,14 +133,15 @@ class _Reader:
         """The model, and the paths that it refused: without those, so that the rules see the rest."""
         for path in reading.missing:
             self._add(without_value(path), reading)
-        refused = list(reading.missing)
+        silent = [*reading.missing, *reading.broken]
+        refused = list(silent)
         try:
             return Manifest.model_validate(reading.data), refused
         except ValidationError as error:
             errors = error.errors(include_url=False)
         for each in errors:
             path = refused_path(each["loc"])
-            if not any(is_within(path, one) for one in reading.missing):
+            if not any(is_within(path, one) for one in silent):
                 self._add(finding_of(each), reading)
             refused.append(path)
         for path in refused:

@@ -34,7 +34,14 @@ class Mapping(msgspec.Struct):
     size: int = 1
 
 
-Node = Scalar | Sequence | Mapping
+class Broken(msgspec.Struct, frozen=True):
+    """A value that has been reported already; nothing more is said about it."""
+
+    span: Position
+    size: int = 1
+
+
+Node = Scalar | Sequence | Mapping | Broken
 
 # YAML 1.2.2, 10.3.2: the core schema. Only nulls and keys are looked at: every other scalar stays text until the
 # field that it belongs to reads it.
@@ -56,12 +63,6 @@ def is_text(scalar: Scalar) -> bool:
     return not scalar.plain or _NOT_TEXT.fullmatch(scalar.text) is None
 
 
-def kind_of(node: Node) -> str:
+def kind_of(node: Scalar | Sequence) -> str:
     """The node in a sentence: `a list`."""
-    match node:
-        case Scalar():
-            return "text"
-        case Sequence():
-            return "a list"
-        case Mapping():
-            return "a mapping"
+    return "text" if isinstance(node, Scalar) else "a list"

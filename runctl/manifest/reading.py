@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from runctl.manifest.job import Position
-from runctl.manifest.nodes import Mapping, Node, Scalar, is_null
+from runctl.manifest.nodes import Broken, Mapping, Node, Scalar, Sequence, is_null
 
 VERBATIM_SECTIONS = frozenset({"args", "env", "labels", "launcher", "matrix"})
 """Where a value is what was written, `~` and `null` too; elsewhere a field without a value is an error."""
@@ -16,14 +16,15 @@ VERBATIM_SECTIONS = frozenset({"args", "env", "labels", "launcher", "matrix"})
 class Reading(msgspec.Struct, frozen=True):
     """`positions` has a scalar's value, a section's key and an item's start; `keys` has the key of each entry.
 
-    The path of the document itself is the empty text. `missing` lists fields that are written without a value;
-    they are left out of `data`.
+    The path of the document itself is the empty text. `missing` lists fields that are written without a value,
+    `broken` those whose value has been reported already; both are left out of `data`.
     """
 
     data: dict[str, Any]
     positions: dict[str, Position]
     keys: dict[str, Position]
     missing: list[str]
+    broken: list[str]
 
     def position(self, path: str) -> Position:
         """The place of a field, or of the nearest section around it that is written."""
@@ -50,7 +51,7 @@ def is_within(path: str, outer: str) -> bool:
 
 
 def read(root: Mapping) -> Reading:
-    reading = Reading({}, {}, {}, [])
+    reading = Reading({}, {}, {}, [], [])
     reading.positions[""] = next((span for span, _value in root.entries.values()), root.span)
     for name, (span, value) in root.entries.items():
         reading.keys[name] = span
@@ -70,6 +71,9 @@ def _entry(
             return
         reading.positions[path] = value.span
         data[name] = value.text
+    elif type(value) is Broken:
+        reading.positions[path] = key
+        reading.broken.append(path)
     else:
         reading.positions[path] = key
         data[name] = _collection(reading, value, path, verbatim)
@@ -84,7 +88,7 @@ def _collection(reading: Reading, node: Node, path: str, verbatim: bool) -> Any:
             _entry(reading, data, name, below, span, value, verbatim)
         return data
     items: list[Any] = []
-    assert not isinstance(node, Scalar)
+    assert isinstance(node, Sequence)
     for index, item in enumerate(node.items):
         below = f"{path}[{index}]"
         reading.positions[below] = item.span
@@ -92,6 +96,9 @@ def _collection(reading: Reading, node: Node, path: str, verbatim: bool) -> Any:
             if not verbatim and is_null(item):
                 reading.missing.append(below)
             items.append(item.text)
+        elif type(item) is Broken:
+            reading.broken.append(below)
+            items.append("")
         else:
             items.append(_collection(reading, item, below, verbatim))
     return items

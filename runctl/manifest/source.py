@@ -83,7 +83,7 @@ def decode(content: bytes, file: str) -> Source | Diagnostic:
             end_column=2,
             code="file-too-large",
             severity=Severity.ERROR,
-            message=f"the file has {len(content):,} bytes; a manifest has at most {MAX_BYTES:,}",
+            message=f"the file is larger than {MAX_BYTES:,} bytes, and a manifest isn't",
             hint="was another file meant? several jobs fit better in several files",
         )
     try:
