@@ -242,11 +242,13 @@ class _Walk:
             handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                self.warnings.append(f"the rules in `{os.fsdecode(path)}` don't count: {error.strerror}")
+                why = "it is a symlink, and git follows none" if error.errno == errno.ELOOP else error.strerror
+                self.warnings.append(f"the rules in `{os.fsdecode(path)}` don't count: {why}")
+            return ()
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
             return ()
         with open(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return ()
             text = file.read(_MAX_IGNORE_FILE)
         source = os.path.relpath(path, self._root) if path.startswith(self._root + b"/") else path
         rules = RuleList(text, os.fsdecode(source), prefix, ignore_case=ignore_case)

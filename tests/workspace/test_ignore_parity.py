@@ -38,10 +38,28 @@ NAMES = st.sampled_from(
     ]
 )
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
-GLOBS = st.sampled_from(
-    "* ? ** a b ab foo bar .py [a-c] [!a] [^b] []x] [[:alpha:]] [[:upper:]] [a \\* \\ \\a é [é] [x\\]] [a- [[:nope:]]"
-    " [[: [/] *** - [--a] [ [b-a]".split()
-)
+PLAIN_GLOBS = [
+    "*",
+    "?",
+    "**",
+    "***",
+    "a",
+    "b",
+    "ab",
+    "foo",
+    "bar",
+    ".py",
+    "-",
+    "é",
+    "\\*",
+    "\\",
+    "\\a",
+    "[",
+    "[a",
+    "[/]",
+]
+BRACKETS = "[a-c] [b-a] [--a] [!a] [^b] []x] [é] [x\\]] [a- [[:alpha:]] [[:upper:]] [[:no:]] [[:"
+GLOBS = st.sampled_from([*PLAIN_GLOBS, *BRACKETS.split(" ")])
 SEGMENTS = st.one_of(
     st.lists(GLOBS, min_size=1, max_size=3).map("".join), st.just("**"), st.just("*"), NAMES, st.just("")
 )
@@ -132,3 +150,108 @@ def test_any_tree_with_any_patterns_lists_the_same_files_as_git(
         if (root / path).is_file():
             git(root, "add", "-f", "--", path)
     assert listed_by_us(root) == listed_by_git(root)
+
+
+def commit(root: Path) -> None:
+    git(root, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x", "--allow-empty")
+
+
+@pytest.mark.parametrize("version", ["2", "3", "4"])
+def test_each_version_of_the_index_is_read(empty_repository: Path, home: Path, version: str) -> None:
+    """Tracked files belong to the job although they are ignored, in whichever format the index is written."""
+    root = home.parent / "tree"
+    shutil.copytree(empty_repository, root)
+    names = [f"{'d' * n}/{'f' * n}{i}.log" for n in (1, 5, 8, 9) for i in range(4)] + ["keep.py", "é.log"]
+    build(root, [*names, "dd/untracked.log", "new.log"], {"": ["*.log", "ddddd/"]})
+    git(root, "add", "-f", *names)
+    if version == "3":
+        build(root, ["later.log"], {})
+        git(root, "add", "-fN", "later.log")  # needs the extended flags of version 3
+    git(root, "update-index", "--index-version", version)
+    assert (root / ".git/index").read_bytes()[7] == int(version)
+    assert listed_by_us(root) == listed_by_git(root)
+    assert "d/f0.log" in listed_by_us(root)
+    assert "new.log" not in listed_by_us(root)
+
+
+def test_a_split_index_and_one_of_sha256_are_read(home: Path) -> None:
+    """`core.splitIndex` and SHA-256 repositories list the same tracked files."""
+    root = home.parent / "tree"
+    root.mkdir()
+    git(root, "init", "-q", "--object-format=sha256")
+    build(root, ["a.log", "b.log", "c.log", "d.log"], {"": ["*.log"]})
+    git(root, "add", "-f", "a.log", "b.log")
+    assert listed_by_us(root) == listed_by_git(root) == [".gitignore", "a.log", "b.log"]
+    git(root, "update-index", "--split-index")
+    git(root, "add", "-f", "c.log")
+    assert listed_by_us(root) == listed_by_git(root) == [".gitignore", "a.log", "b.log", "c.log"]
+
+
+def test_a_damaged_index_is_warned_of_and_hides_nothing_else(empty_repository: Path, home: Path) -> None:
+    """An index that can't be read makes ignored files untracked, and says so."""
+    root = home.parent / "tree"
+    shutil.copytree(empty_repository, root)
+    build(root, ["a.log", "b.py"], {"": ["*.log"]})
+    for damage in (b"", b"DIRC\0\0\0\2\0\0\0\x05short", b"DIRC\0\0\0\x09\0\0\0\0", os.urandom(100)):
+        (root / ".git/index").write_bytes(damage)
+        listing = list_files(root, (), environ={})
+        assert listing.paths() == [".gitignore", "b.py"]
+        assert "can't be read" in listing.warnings[0]
+
+
+def test_the_global_excludes_of_git_count(empty_repository: Path, home: Path) -> None:
+    """`~/.config/git/ignore`, and `core.excludesFile` of an included configuration instead of it."""
+    root = home.parent / "tree"
+    shutil.copytree(empty_repository, root)
+    build(root, ["a.one", "a.two", "sub/b.one", "c"], {"": ["!sub/b.one"]})
+    (home / ".config/git").mkdir(parents=True)
+    (home / ".config/git/ignore").write_text("*.one\n")
+    assert listed_by_us(root) == listed_by_git(root) == [".gitignore", "a.two", "c", "sub/b.one"]
+    (home / "my excludes").write_text("*.two\n")
+    (home / "more").write_text('[core]\n\texcludesFile = "~/my excludes" ; a note\n')
+    (home / ".gitconfig").write_text("[include]\n\tpath = more\n")
+    assert listed_by_us(root) == listed_by_git(root) == [".gitignore", "a.one", "c", "sub/b.one"]
+
+
+def test_a_file_system_that_ignores_case_makes_patterns_ignore_it(empty_repository: Path, home: Path) -> None:
+    """`core.ignoreCase`, which git sets by itself on such a file system, holds for names, paths and globs."""
+    root = home.parent / "tree"
+    shutil.copytree(empty_repository, root)
+    git(root, "config", "core.ignoreCase", "true")
+    build(root, ["NAME", "x.LOG", "D/E/f", "a1b", "keep"], {"": ["name", "*.log", "/d/e", "A[0-9]B"]})
+    assert listed_by_us(root) == listed_by_git(root) == [".gitignore", "keep"]
+
+
+def test_worktrees_and_submodules_are_listed_with_their_own_rules(empty_repository: Path, home: Path) -> None:
+    """A worktree has its repository's `info/exclude`; a nested repository is listed as git lists it by itself."""
+    main = home.parent / "main"
+    shutil.copytree(empty_repository, main)
+    (main / ".git/info/exclude").write_text("*.info\n")
+    build(main, ["a.log", "b.info", "c"], {"": ["*.log"]})
+    git(main, "add", "c", ".gitignore")
+    commit(main)
+    git(main, "worktree", "add", "-q", "../tree")
+    root = home.parent / "tree"
+    build(root, ["d.info", "e.log", "f"], {})
+    assert (root / ".git").is_file()
+    assert listed_by_us(root) == listed_by_git(root) == [".gitignore", "c", "f"]
+    git(root, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(main), "sub")
+    shutil.copytree(empty_repository, root / "nested")
+    build(root, ["sub/x.log", "sub/y.info", "sub/z", "nested/n.log", "nested/n.tmp"], {"nested": ["*.tmp"]})
+    inside = [f"{inner}/{name}" for inner in ("sub", "nested") for name in listed_by_git(root / inner)]
+    outside = [name for name in listed_by_git(root) if not name.startswith(("sub", "nested"))]
+    assert listed_by_us(root) == sorted([*outside, *inside])
+    assert "nested/n.log" in listed_by_us(root)
+
+
+def test_an_ignore_file_that_is_a_symlink_or_a_directory_has_no_rules(empty_repository: Path, home: Path) -> None:
+    """As in git, so that a tree can't read rules from elsewhere."""
+    root = home.parent / "tree"
+    shutil.copytree(empty_repository, root)
+    build(root, ["a", "b", "c/a"], {})
+    (home.parent / "rules").write_text("a\n")
+    (root / ".gitignore").symlink_to("../rules")
+    (root / "c/.gitignore").mkdir()
+    build(root, ["c/.gitignore/x"], {})
+    assert listed_by_us(root) == listed_by_git(root)
+    assert "a" in listed_by_us(root)
