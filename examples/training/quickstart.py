@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.9"
+# dependencies = []
+# ///
 """Learns to read handwritten digits: a small neural network in plain Python, nothing to install.
 
 Stop it whenever you like and go on with `--resume`: the result is the same to the last bit.

@@ -7,6 +7,7 @@ from typing import assert_never
 
 import msgspec
 
+from runctl.manifest.quantities import format_size
 from runctl.planner.money import rate_of
 from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.passing import Pass
@@ -64,10 +65,6 @@ def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
     step = _checkpoint(_bill(step, live, seen.started_at), seen.newest)
     if live.started_at is None:
         step = step.say("Normal", "AgentStarted", f"the agent of attempt {live.number} is up")
-    if live.training_at is None and seen.training_at is not None:
-        step = step.say("Normal", "TrainingStarted", f"attempt {live.number} is training")
-    if live.draining is None and seen.drain is not None:
-        step = step.say("Normal", "Draining", f"saving and ending attempt {live.number}: {seen.drain}")
     now = step.record.live
     assert now is not None
     return step.with_attempt(
@@ -95,7 +92,8 @@ def _checkpoint(step: Pass, newest: CheckpointRef | None) -> Pass:
     old = step.record.checkpoint
     if newest is None or (old is not None and (old.attempt, old.seq) >= (newest.attempt, newest.seq)):
         return step
-    return step.to(checkpoint=newest)
+    where = f" ({format_size(newest.bytes)}) in {newest.path}"
+    return step.to(checkpoint=newest).say("Normal", "CheckpointSaved", f"`{newest.name}` is durable{where}")
 
 
 def _report(step: Pass) -> Pass:

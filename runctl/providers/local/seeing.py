@@ -19,6 +19,11 @@ from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 # No file of the agent comes near this; a larger one was written by somebody else.
 MAX_FILE = 4 * 1024 * 1024
 
+# What the agent reports in the ordinary course; everything else it reports is a warning.
+QUIET = frozenset(
+    {"restored", "training_started", "drain_started", "step_started", "step_finished", "checkpoint_requested"}
+)
+
 Json = dict[str, Any]
 
 
@@ -53,10 +58,13 @@ def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Ev
         seq = line.get("seq")
         if not isinstance(seq, int) or seq <= after:
             continue
-        kind: Literal["Normal", "Warning"] = "Warning" if line.get("type") == "Warning" else "Normal"
-        reason, message = str(line.get("reason", "Agent"))[:64], str(line.get("message", ""))[:2000]
+        word = str(line.get("event", "agent"))[:64]
         event = Event(
-            at=instant(line.get("at")) or datetime.now(UTC), type=kind, reason=reason, message=message, attempt=attempt
+            at=instant(line.get("at")) or datetime.fromtimestamp(0, UTC),
+            type="Normal" if word in QUIET else "Warning",
+            reason="".join(part.capitalize() for part in word.split("_")),
+            message=str(line.get("detail") or "")[:2000],
+            attempt=attempt,
         )
         found.append((seq, event))
     return tuple(found)
