@@ -15,7 +15,10 @@ def there(name):
         if spec is None or spec.submodule_search_locations is None:
             return False
         places = list(spec.submodule_search_locations)
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), places)
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), places)
+        except KeyError:  # a namespace package was found, and its parent, which we don't import, looked for
+            return True
     return spec is not None
 sys.path.insert(0, sys.argv[1])
 missing = []
