@@ -32,6 +32,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "envs"
 
     @property
+    def checkpoints(self) -> Path:
+        """Durable copies of jobs that name no other destination."""
+        return self.root / "checkpoints"
+
+    @property
     def agents(self) -> Path:
         return self.root / "agents"
 

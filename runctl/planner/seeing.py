@@ -92,8 +92,8 @@ def _checkpoint(step: Pass, newest: CheckpointRef | None) -> Pass:
     old = step.record.checkpoint
     if newest is None or (old is not None and (old.attempt, old.seq) >= (newest.attempt, newest.seq)):
         return step
-    where = f" ({format_size(newest.bytes)}) in {newest.path}"
-    return step.to(checkpoint=newest).say("Normal", "CheckpointSaved", f"`{newest.name}` is durable{where}")
+    message = f"`{newest.name}` ({format_size(newest.bytes)}) is durable"
+    return step.to(checkpoint=newest).say("Normal", "CheckpointSaved", message)
 
 
 def _report(step: Pass) -> Pass:

@@ -129,18 +129,10 @@ class LocalMachine:
         await anyio.to_thread.run_sync(self._forget, record, checkpoints)
 
     def _forget(self, record: Record, checkpoints: bool) -> None:
-        job_dir = self._home.job_dir(record.uid)
-        kept = job_dir / "checkpoints"
-        if checkpoints or not kept.exists():
-            shutil.rmtree(job_dir, ignore_errors=True)
-            return
-        for entry in job_dir.iterdir():
-            if entry == kept:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+        shutil.rmtree(self._home.job_dir(record.uid), ignore_errors=True)
+        if checkpoints:
+            for place in {spec.destination(self._home, generation.job) for generation in record.generations}:
+                shutil.rmtree(place / record.uid, ignore_errors=True)
 
 
 def _await_claim(run_dir: Path) -> None:

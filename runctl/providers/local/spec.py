@@ -75,7 +75,7 @@ def build(
         "secrets": [secret.name for secret in job.secrets],
         "steps": [msgspec.to_builtins(step) for step in steps],
         "setup_timeout": job.limits.setup.seconds,
-        "checkpoint": _checkpoint(job, attempt, run_dir, cwd),
+        "checkpoint": _checkpoint(home, job, attempt, cwd),
         "stop": {"signal": job.stop.signal, "to": job.stop.to},
         "hooks": {
             "after_start": [list(argv) for argv in job.hooks.after_start],
@@ -90,15 +90,15 @@ def run_id(record: Record, attempt: Attempt) -> str:
     return f"{record.uid}-{attempt.number}"
 
 
-def destination(job: Job, run_dir: Path) -> Path:
-    """Where durable copies go: `checkpoint.upload`, or beside the job's run directories."""
+def destination(home: Home, job: Job) -> Path:
+    """Where durable copies go: `checkpoint.upload`, or the home."""
     upload = job.checkpoint.upload
     if upload is None:
-        return run_dir.parent / "checkpoints"
+        return home.checkpoints
     return Path(upload.removeprefix("file:").replace("//", "", 1) if upload.startswith("file://") else upload[5:])
 
 
-def _checkpoint(job: Job, attempt: Attempt, run_dir: Path, cwd: Path) -> dict[str, Any]:
+def _checkpoint(home: Home, job: Job, attempt: Attempt, cwd: Path) -> dict[str, Any]:
     policy = job.checkpoint
     fmt: dict[str, Any] = {"kind": policy.format.kind}
     if policy.format.command:
@@ -107,7 +107,7 @@ def _checkpoint(job: Job, attempt: Attempt, run_dir: Path, cwd: Path) -> dict[st
         "dir": str(cwd / policy.dir),
         "every": {"unit": policy.every.unit, "n": policy.every.n},
         "format": fmt,
-        "destination": str(destination(job, run_dir)),
+        "destination": str(destination(home, job)),
         "signal": policy.signal,
         "grace": policy.grace.seconds,
         "restore": _restore(job, attempt),
