@@ -131,7 +131,7 @@ class LocalMachine:
     def _forget(self, record: Record, checkpoints: bool) -> None:
         shutil.rmtree(self._home.job_dir(record.uid), ignore_errors=True)
         if checkpoints:
-            for place in {spec.destination(self._home, generation.job) for generation in record.generations}:
+            for place in {spec.destination(self._home, generation) for generation in record.generations}:
                 shutil.rmtree(place / record.uid, ignore_errors=True)
 
 

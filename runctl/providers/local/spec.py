@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import msgspec
 
 from runctl.home import Home
-from runctl.manifest.job import Busy, Job
+from runctl.manifest.job import Busy
+from runctl.manifest.rules.saving import file_path
 from runctl.planner.record import Attempt, Generation, Record
 from runctl.workspace.environment import Place, Recipe, Step, check_step, recipe, training_argv
 from runctl.workspace.interpreter import Interpreter
@@ -75,7 +77,7 @@ def build(
         "secrets": [secret.name for secret in job.secrets],
         "steps": [msgspec.to_builtins(step) for step in steps],
         "setup_timeout": job.limits.setup.seconds,
-        "checkpoint": _checkpoint(home, job, attempt, cwd),
+        "checkpoint": _checkpoint(home, generation, attempt, cwd),
         "stop": {"signal": job.stop.signal, "to": job.stop.to},
         "hooks": {
             "after_start": [list(argv) for argv in job.hooks.after_start],
@@ -90,16 +92,16 @@ def run_id(record: Record, attempt: Attempt) -> str:
     return f"{record.uid}-{attempt.number}"
 
 
-def destination(home: Home, job: Job) -> Path:
-    """Where durable copies go: `checkpoint.upload`, or the home."""
-    upload = job.checkpoint.upload
-    if upload is None:
+def destination(home: Home, generation: Generation) -> Path:
+    """Where durable copies go: the path of `checkpoint.upload` (from the user's own workdir), or the home."""
+    path = file_path(generation.job.checkpoint.upload or "")
+    if path is None:
         return home.checkpoints
-    return Path(upload.removeprefix("file:").replace("//", "", 1) if upload.startswith("file://") else upload[5:])
+    return Path(os.path.normpath(Path(generation.source.root, generation.source.workdir, path)))
 
 
-def _checkpoint(home: Home, job: Job, attempt: Attempt, cwd: Path) -> dict[str, Any]:
-    policy = job.checkpoint
+def _checkpoint(home: Home, generation: Generation, attempt: Attempt, cwd: Path) -> dict[str, Any]:
+    policy = generation.job.checkpoint
     fmt: dict[str, Any] = {"kind": policy.format.kind}
     if policy.format.command:
         fmt["command"] = list(policy.format.command)
@@ -107,22 +109,23 @@ def _checkpoint(home: Home, job: Job, attempt: Attempt, cwd: Path) -> dict[str, 
         "dir": str(cwd / policy.dir),
         "every": {"unit": policy.every.unit, "n": policy.every.n},
         "format": fmt,
-        "destination": str(destination(home, job)),
+        "destination": str(destination(home, generation)),
         "signal": policy.signal,
         "grace": policy.grace.seconds,
-        "restore": _restore(job, attempt),
+        "restore": _restore(generation, attempt),
         "resume_arg": policy.resume_arg,
     }
 
 
-def _restore(job: Job, attempt: Attempt) -> dict[str, str] | None:
+def _restore(generation: Generation, attempt: Attempt) -> dict[str, str] | None:
     """The newest durable checkpoint of the job; before there is one, what `checkpoint.resume` names."""
     if attempt.resume is not None:
         return {"kind": "durable", "source": attempt.resume.path, "name": attempt.resume.name}
-    named = job.checkpoint.resume
+    named = generation.job.checkpoint.resume
     if named in ("auto", "never"):
         return None
-    path = Path(named)
+    source = generation.source
+    path = Path(os.path.normpath(Path(source.root, source.workdir, file_path(named) or named)))
     return {"kind": "plain", "source": str(path), "name": path.name}
 
 

@@ -1,0 +1,138 @@
+"""What a live attempt says of itself beyond what decisions need: progress, the step of its preparation, its checkpoints."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runctl.planner.record import CheckpointRef
+from runctl.providers.local.seeing import checkpoint_ref, instant, read_json, read_lines
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the training is, as far as it told: None is unknown. `fraction` is from 0 to 1."""
+
+    at: datetime
+    fraction: float | None = None
+    epoch: float | None = None
+    epochs: float | None = None
+    step: float | None = None
+    steps: float | None = None
+    loss: float | None = None
+    metrics: dict[str, float] = {}
+    eta: timedelta | None = None
+    source: str = ""
+
+
+class Vitals(msgspec.Struct, frozen=True, kw_only=True):
+    """`phase` and `step` as the agent has them; `unsaved` says that a newer checkpoint isn't durable (yet)."""
+
+    phase: str
+    step: str | None
+    progress: Progress | None
+    newest: CheckpointRef | None
+    durable: int
+    invalid: int
+    unsaved: bool
+
+
+def vitals(run_dir: Path) -> Vitals | None:
+    """None before the agent has written anything."""
+    state = read_json(run_dir / "state.json")
+    if state is None:
+        return None
+    checkpoints = _object(state.get("checkpoints"))
+    newest, seen = checkpoint_ref(checkpoints.get("newest_durable")), _object(checkpoints.get("newest"))
+    seen_seq = seen.get("seq")
+    return Vitals(
+        phase=str(state.get("phase", ""))[:32],
+        step=str(state["step"])[:200] if isinstance(state.get("step"), str) else None,
+        progress=_progress(state.get("progress")),
+        newest=newest,
+        durable=int(_number(checkpoints.get("durable")) or 0),
+        invalid=int(_number(checkpoints.get("invalid")) or 0),
+        unsaved=isinstance(seen_seq, int) and (newest is None or seen_seq > newest.seq),
+    )
+
+
+class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint as the agent noted it last; `status`: durable, invalid, pruned or copying."""
+
+    attempt: int
+    seq: int
+    at: datetime | None
+    name: str
+    status: str
+    detail: str
+    step: float | None
+    epoch: float | None
+    bytes: int
+    path: str
+    durable_path: str | None
+    sha256: str | None
+
+
+def checkpoint_lines(run_dir: Path, attempt: int) -> list[CheckpointLine]:
+    """All checkpoints of an attempt, by number; of several lines about one the last counts."""
+    newest: dict[int, CheckpointLine] = {}
+    for line in read_lines(run_dir / "checkpoints.jsonl"):
+        found = _checkpoint_line(line, attempt)
+        if found is not None:
+            newest[found.seq] = found
+    return [newest[seq] for seq in sorted(newest)]
+
+
+def _checkpoint_line(line: dict[str, Any], attempt: int) -> CheckpointLine | None:
+    seq = line.get("seq")
+    if not isinstance(seq, int) or isinstance(seq, bool):
+        return None
+    durable_path, sha256 = line.get("durable_path"), line.get("sha256")
+    return CheckpointLine(
+        attempt=attempt,
+        seq=seq,
+        at=instant(line.get("at")),
+        name=str(line.get("name", ""))[:500],
+        status=str(line.get("status", ""))[:32],
+        detail=str(line.get("detail") or "")[:500],
+        step=_number(line.get("step")),
+        epoch=_number(line.get("epoch")),
+        bytes=int(_number(line.get("bytes")) or 0),
+        path=str(line.get("path", ""))[:4096],
+        durable_path=durable_path if isinstance(durable_path, str) else None,
+        sha256=sha256 if isinstance(sha256, str) else None,
+    )
+
+
+def _progress(value: object) -> Progress | None:
+    told = _object(value)
+    at = instant(told.get("at"))
+    if at is None:
+        return None
+    fraction, eta = _number(told.get("fraction")), _number(told.get("eta"))
+    metrics = {str(k)[:64]: n for k, v in _object(told.get("metrics")).items() if (n := _number(v)) is not None}
+    return Progress(
+        at=at,
+        fraction=min(1.0, max(0.0, fraction)) if fraction is not None else None,
+        epoch=_number(told.get("epoch")),
+        epochs=_number(told.get("epochs")),
+        step=_number(told.get("step")),
+        steps=_number(told.get("steps")),
+        loss=_number(told.get("loss")),
+        metrics=metrics,
+        eta=timedelta(seconds=min(eta, 1e8)) if eta is not None and eta >= 0 else None,
+        source=str(told.get("source", ""))[:64],
+    )
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e18 or not math.isfinite(value):
+        return None
+    return value
