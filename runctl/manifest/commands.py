@@ -25,9 +25,9 @@ def _bare(match: re.Match[str]) -> str:
 
 
 def split_command(value: object) -> object:
-    """The argv of a line, by the quoting rules of POSIX; a list passes unless it is empty."""
+    """The argv of a line, by the quoting rules of POSIX; a list passes unless it names no program."""
     if not isinstance(value, str):
-        if value == []:
+        if isinstance(value, list) and (not value or value[0] == ""):
             raise _nothing()
         return value
     for_shell = _SHELL_ONLY.search(_QUOTED.sub(_bare, value))
@@ -39,7 +39,7 @@ def split_command(value: object) -> object:
         argv = shlex.split(value)
     except ValueError as error:
         raise refuse("bad-command", f"`{value}` can't be split: {str(error).lower()}", "close the quote") from None
-    if argv in ([], [""]):
+    if not argv or argv[0] == "":
         raise _nothing()
     return argv
 

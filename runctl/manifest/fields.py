@@ -234,7 +234,7 @@ RelativePath = Annotated[
 ]
 
 _S3 = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?"
-_FILE = r"file:(//)?/.*|file:(?!/)[^~].*"
+_FILE = r"file:(//)?/(?!/).*|file:(?![/~]).+"
 _URL = re.compile(f"{_S3}|{_FILE}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 

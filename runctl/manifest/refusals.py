@@ -100,8 +100,11 @@ def _wrong_type(path: str, expected: str, value: Any) -> Finding:
         hint = "quote the value if its `: ` belongs to it"
     elif expected == "a list" and found == "text":
         hint = f"write it in brackets, `{_name(path)}: [{value}]`, or one item a line behind `- `"
+    elif expected != "a mapping":
+        hint = f"write {expected}"
     else:
-        entry = next((each for each in catalogue() if each.path == without_indices(path)), None)
+        wanted = without_indices(path).removesuffix("[]")
+        entry = next((each for each in catalogue() if each.path == wanted), None)
         fields = one_of([each.name for each in children(entry.path)]) if entry and entry.section else ""
         hint = f"its fields are {fields}" if fields else f"write {expected}"
     return Finding(
