@@ -1,0 +1,106 @@
+"""Promises 1, 3, 5 and 6 while controllers and agents are killed at random moments, 200 times in all."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from .machine import Machine
+
+KILLS_EACH = 25
+SEEDS = range(8)
+HOURLY = 3600  # dollars an hour: a dollar a second, so that seconds of the world are money
+VICTIMS = (("controller",), ("agent",), ("guardian",), ("agent", "guardian"), ("controller", "agent"), ("training",))
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_kills_at_random_moments_break_no_promise(machine: Machine, seed: int) -> None:
+    """However often controller and agent die, one training runs at a time, its code is the truth, the cap holds."""
+    draw = random.Random(seed)
+    kills = round_ = 0
+    while kills < KILLS_EACH:
+        round_ += 1
+        code = draw.choice((0, 7))
+        cap = draw.choice((12, 60))
+        name = f"job-{round_}"
+        manifest = machine.training(
+            steps=draw.randint(4, 10),
+            pause=0.15,
+            code=code,
+            name=name,
+            instance={"hourly_rate": f"{HOURLY} USD"},
+            cost={"cap": f"{cap} USD"},
+            checkpoint={"every": "1 steps", "grace": "1s"},
+        )
+        (machine.world / "world.jsonl").unlink(missing_ok=True)
+        done = _drive(machine, draw, manifest.name, name, KILLS_EACH - kills)
+        kills += done
+        _check(machine, name, code, cap)
+
+
+def _drive(machine: Machine, draw: random.Random, manifest: str, name: str, most: int) -> int:
+    """Apply again and again, killing in between, until the job has its outcome; how many were killed."""
+    kills = 0
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        process = machine.start("apply", manifest, "--wait")
+        if kills < min(most, 6):
+            time.sleep(draw.uniform(0.05, 1.6))
+            victims = draw.choice(VICTIMS)
+            kills += _kill(machine, process.pid, victims)
+            if "controller" not in victims:
+                process.wait(timeout=60)
+        code = process.wait(timeout=90)
+        if code >= 0 and machine.status(name)["outcome"] is not None:
+            return kills
+    raise AssertionError(f"no outcome: {machine.status(name)}")
+
+
+def _kill(machine: Machine, controller: int, victims: tuple[str, ...]) -> int:
+    known = {**machine.agent_pids(), "controller": controller}
+    killed = 0
+    for victim in victims:
+        try:
+            os.kill(known[victim], signal.SIGKILL)
+            killed = 1
+        except (KeyError, ProcessLookupError):
+            continue
+    return killed
+
+
+def _check(machine: Machine, name: str, code: int, cap: int) -> None:
+    status = machine.status(name)
+    told = machine.told()
+    assert not [line for line in told if line["what"] == "double"], "two trainings at once"
+    ends = [line for line in told if line["what"] == "end"]
+    outcome, exit_code = status["outcome"]["type"], status["exit_code"]
+    if outcome == "Succeeded":
+        assert exit_code == 0
+        assert code == 0
+        assert ends
+    elif outcome == "Failed":
+        reason = status["outcome"]["reason"]
+        assert reason in ("ExitCode", "Signal"), status
+        assert (reason == "Signal") == (exit_code is None)
+        assert reason == "Signal" or (exit_code == code == 7 and ends)
+    else:
+        assert outcome == "CapReached", status
+    assert _bill(told) <= cap * 1.0, "the world's own bill is over the cap"
+    assert float(status["cost"]["spent"]) <= cap
+    steps = [line["step"] for line in told if line["what"] == "start"]
+    saved = {line["step"] for line in told if line["what"] == "saved"} | {0}
+    assert set(steps) <= saved, "resumed from what nobody saved"
+    machine.until(lambda: not [p for p in machine.processes() if "train.py" in " ".join(p.cmdline())], "no training left")
+
+
+def _bill(told: list[dict[str, float]]) -> float:
+    """Dollars for the time in which a training was seen alive, at a dollar a second."""
+    attempts: dict[tuple[float, float], list[float]] = {}
+    for line in told:
+        attempts.setdefault((line["attempt"], line["pid"]), []).append(line["at"])
+    return sum(max(at) - min(at) for at in attempts.values()) * HOURLY / 3600
