@@ -46,7 +46,7 @@ class Ending:
             while agent.output.pump():
                 pass
             agent.output.close()
-        if not agent.keeper.settled and not self._abandoned:
+        if agent.training is not None and not agent.keeper.settled and not self._abandoned:
             return False
         agent.keeper.stop(now)
         if self._hooks is None:

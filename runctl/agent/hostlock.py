@@ -198,7 +198,7 @@ def read_holder(descriptor: int) -> Optional[Json]:
 
 
 def recorded_holders() -> List[Json]:
-    """What the lock and every slot of this host say about their holders, dead or alive."""
+    """What the lock and every slot of this host say about their holders, dead or alive, each with the lock's `path`."""
     found = []
     for slot in (0, *_used_slots()):
         try:
@@ -208,5 +208,5 @@ def recorded_holders() -> List[Json]:
         holder = read_holder(descriptor)
         os.close(descriptor)
         if holder is not None:
-            found.append(holder)
+            found.append({**holder, "path": path_of(slot)})
     return found

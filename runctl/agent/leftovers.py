@@ -11,7 +11,7 @@ from runctl.agent import hostlock, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Set
+    from typing import Dict, Optional, Set
 
 SWEEP_SECONDS = 10.0
 
@@ -24,13 +24,13 @@ def sweep() -> None:
             continue
         if processes.is_alive(holder.get("agent")) or processes.is_alive(holder.get("guardian")):
             continue
-        _end(run_id)
+        _end(run_id, str(holder["path"]))
 
 
-def _end(run_id: str) -> None:
+def _end(run_id: str, lock_path: str) -> None:
     until = time.monotonic() + SWEEP_SECONDS
     while time.monotonic() < until:
-        orphans = _orphans(run_id)
+        orphans = _orphans(run_id) | _orphaned_holders(lock_path)
         for pid in orphans:
             processes.signal_one(pid, signal.SIGKILL)
         if not orphans:
@@ -46,6 +46,45 @@ def _orphans(run_id: str) -> Set[int]:
             found.add(pid)
             found |= {below for below in processes.descendants(pid, rows) if rows[below].state != "Z"}
     return found - {os.getpid()}
+
+
+def _orphaned_holders(lock_path: str) -> Set[int]:
+    """This user's processes that hold the lock by a descriptor which they inherited from a guardian that is dead.
+
+    They may have emptied their environment. Who only has the file open (a probe, another start) doesn't hold it.
+    """
+    if not processes.LINUX:
+        return set()
+    try:
+        wanted = os.stat(lock_path, follow_symlinks=False)
+    except OSError:
+        return set()
+    held: Dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            owner = _lock_owner(int(name), wanted)
+            if owner is not None:
+                held[int(name)] = owner
+    return {pid for pid, owner in held.items() if owner not in held} - {os.getpid()}
+
+
+def _lock_owner(pid: int, wanted: os.stat_result) -> Optional[int]:
+    """The process that took the lock which this one holds a descriptor of; None if it holds none."""
+    try:
+        if os.stat(f"/proc/{pid}").st_uid != os.getuid():
+            return None
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            found = os.stat(f"/proc/{pid}/fd/{number}")
+            if (found.st_dev, found.st_ino) != (wanted.st_dev, wanted.st_ino):
+                continue
+            with open(f"/proc/{pid}/fdinfo/{number}") as file:
+                for line in file:
+                    fields = line.split()  # lock: 1: FLOCK ADVISORY WRITE <pid> <device:inode> 0 EOF
+                    if len(fields) > 5 and fields[0] == "lock:" and fields[2] == "FLOCK":
+                        return int(fields[5])
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def _is_watched(environment: Dict[str, str]) -> bool:

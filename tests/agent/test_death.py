@@ -1,0 +1,127 @@
+"""Whatever dies, nothing runs on unwatched, and no exit code is made up."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from .real_host import Host, until
+
+# A child in its own session whose parent is gone, one that has emptied its environment, and the leader.
+FAMILY = """
+import os, time
+def away(clean):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        if clean:
+            os.execve('/bin/sleep', ['sleep', '600'], {})
+        time.sleep(600)
+    os.wait()
+away(False)
+away(True)
+if os.fork() == 0:
+    time.sleep(600)
+print('family', flush=True)
+"""
+
+
+def family_pids(host: Host, run: object) -> list[int]:
+    from .real_host import Run
+
+    assert isinstance(run, Run)
+    import psutil
+
+    pids = [process.pid for process in psutil.Process(run.state["agent"]["pid"]).children(recursive=True)]
+    assert len(pids) == 4
+    return pids
+
+
+def are_gone(pids: list[int]) -> bool:
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().rpartition(")")[2].split()[0] != "Z":
+                    return False
+        except OSError:
+            continue
+    return True
+
+
+def test_leftovers_of_a_training_that_ends(host: Host) -> None:
+    """Children that a training leaves behind, daemons too, are gone when its exit is recorded."""
+    run = host.script(FAMILY + "time.sleep(0.5); raise SystemExit(4)")
+    run.printed("family")
+    run.training()
+    pids = family_pids(host, run)
+    ended = run.exit()
+    assert (ended["exit_code"], ended["descendants_gone"]) == (4, True)
+    assert are_gone(pids)
+
+
+@pytest.mark.parametrize("victims", [["agent"], ["guardian"], ["agent", "guardian"], ["guardian", "agent"]])
+def test_killed(host: Host, victims: list[str]) -> None:
+    """When the agent or the guardian is killed the attempt ends as lost; when both are, the next start here cleans up."""
+    run = host.script(FAMILY + "time.sleep(600)")
+    run.printed("family")
+    state = run.training()
+    pids = family_pids(host, run)
+    for victim in victims:
+        os.kill(state[victim]["pid"], signal.SIGKILL)
+    if len(victims) == 1:
+        ended = run.exit()
+        assert (ended["reason"], ended["exit_code"], ended["signal"]) == ("lost", None, None)
+        assert ended["descendants_gone"]
+        assert are_gone(pids)
+        until(host.is_free)
+        assert host.script("pass").exit()["exit_code"] == 0
+    else:
+        ended = host.script("pass").exit()
+        assert (ended["reason"], ended["exit_code"]) == ("exited", 0)
+        until(lambda: run.processes() == [])
+
+
+def test_a_defect_of_the_agent(host: Host) -> None:
+    """An agent that can't go on (here: its events have no place to go, its state neither) loses nothing of the end."""
+    run = host.script("import time; print('up', flush=True); time.sleep(600)")
+    state = run.training()
+    os.kill(state["agent"]["pid"], signal.SIGSEGV)
+    ended = run.exit()
+    assert ended["reason"] == "lost"
+    run.gone()
+
+
+def test_the_host_shuts_down(host: Host) -> None:
+    """SIGTERM to the agent or guardian, as at a shutdown, drains the attempt as an interruption."""
+    run = host.script(
+        "import signal, sys, time\n"
+        "def save(*_):\n open('checkpoints/last.bin', 'wb').write(b'x'); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('up', flush=True)\ntime.sleep(600)"
+    )
+    run.printed("up")
+    os.kill(run.training()["guardian"]["pid"], signal.SIGTERM)
+    ended = run.exit()
+    assert (ended["reason"], ended["exit_code"]) == ("interruption", 0)
+    assert ended["newest_durable"]["name"] == "last.bin"
+
+
+def test_a_process_of_another_attempt_is_left_alone(host: Host, tmp_path: object) -> None:
+    """A lock file that names a living attempt (anybody may write there) gets nobody killed."""
+    import json
+
+    run = host.script("import time; print('up', flush=True); time.sleep(600)")
+    run.printed("up")
+    second = Host(host.root / "second", host.agent) if (host.root / "second").mkdir() is None else host
+    forged = {
+        "run_id": run.spec["run_id"],
+        "uid": os.getuid(),
+        "agent": {"pid": 1, "start": 0, "boot_id": ""},
+        "guardian": None,
+    }
+    (second.locks / "runctl-host.lock").write_text(json.dumps(forged))
+    assert second.script("pass").exit()["exit_code"] == 0
+    run.order(end="stop")
+    assert run.exit()["reason"] == "stop"

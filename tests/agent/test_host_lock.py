@@ -1,0 +1,91 @@
+"""One training a host, unless sharing is asked for; an older attempt never starts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+
+from .real_host import Host, until
+
+SLEEP = "import time; print('up', flush=True); time.sleep(600)"
+
+
+def test_a_second_training_is_refused(host: Host) -> None:
+    """A start on a host that is held is refused, and says by whom."""
+    first = host.script(SLEEP)
+    first.training()
+    ended = host.script("pass").exit()
+    assert (ended["reason"], ended["training_started"]) == ("refused", False)
+    assert ended["holder"]["run_id"] == first.spec["run_id"]
+    assert ended["holder"]["agent"] == first.state["agent"]
+    first.order(end="stop")
+    assert first.exit()["reason"] == "stop"
+    assert host.script("pass").exit()["reason"] == "exited"
+
+
+def test_sharing(host: Host) -> None:
+    """`busy: share` starts beside another; an exclusive start needs all of them gone."""
+    first, second = host.script(SLEEP), None
+    first.training()
+    second = host.script(SLEEP, busy="share")
+    second.training()
+    first.order(end="stop")
+    first.exit()
+    first.gone()
+    assert host.script("pass").exit()["reason"] == "refused"
+    second.order(end="stop")
+    second.exit()
+    second.gone()
+    assert host.script("pass").exit()["reason"] == "exited"
+
+
+def test_two_starts_race(host: Host) -> None:
+    """Of starts at the same time exactly one wins, each time."""
+    for _ in range(5):
+        runs = [host.prepare([sys.executable, "-c", SLEEP]) for _ in range(4)]
+        environment = {**os.environ, "RUNCTL_HOST_LOCK_DIR": str(host.locks)}
+        argv = [sys.executable, "-I", "-S", "-E", str(host.agent / "launch.py")]
+        started = [subprocess.Popen([*argv, str(run.path)], env=environment) for run in runs]
+        for process in started:
+            assert process.wait() == 0
+        until(lambda: sum(run.read("exit.json") is not None for run in runs) == 3)  # noqa: B023
+        assert [run.read("exit.json") or {"reason": "wins"} for run in runs].count({"reason": "wins"}) == 1
+        for run in runs:
+            if run.read("exit.json") is None:
+                run.training()
+                run.order(end="cancel")
+                assert run.exit()["reason"] == "cancel"
+                run.gone()
+
+
+def test_an_older_attempt_is_refused(host: Host) -> None:
+    """An attempt below the highest that was started of its job doesn't start, nor does one of a lower epoch."""
+    uid = secrets.token_hex(4)
+    assert host.script("pass", uid=uid, attempt=2).exit()["reason"] == "exited"
+    ended = host.script("pass", uid=uid, attempt=1).exit()
+    assert ended["reason"] == "refused"
+    assert "attempt 2" in ended["detail"]
+    assert host.script("pass", uid=uid, attempt=3, epoch=5).exit()["reason"] == "exited"
+    assert host.script("pass", uid=uid, attempt=4, epoch=4).exit()["reason"] == "refused"
+
+
+def test_a_lock_that_is_a_link(host: Host) -> None:
+    """A link in the lock's place is not followed."""
+    target = host.root / "precious"
+    target.write_text("precious")
+    (host.locks / "runctl-host.lock").symlink_to(target)
+    ended = host.script("pass").exit()
+    assert ended["reason"] == "refused"
+    assert "can't be opened" in ended["detail"]
+    assert target.read_text() == "precious"
+
+
+def test_the_lock_outlives_its_watchers(host: Host) -> None:
+    """The training itself holds the lock, so that no other start can slip in before it is gone."""
+    run = host.script(SLEEP)
+    pid = run.training()["training"]["pid"]
+    held = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
+    assert str(host.locks / "runctl-host.lock") in held
+    assert not any(str(run.path) in path for path in held)
