@@ -30,12 +30,11 @@ def hash_file(source: bytes) -> tuple[int, str]:
 
 
 def copy_file(source: bytes, target: bytes, mode: int) -> tuple[int, str]:
-    """Copy into a new file with exactly this mode; (size, sha256) of what was written. Raises OSError."""
+    """Copy into a new file of this mode; (size, sha256) of what was written. Raises OSError."""
     reading = _open(source)
     try:
         writing = os.open(target, _NEW, mode)
         try:
-            os.fchmod(writing, mode)  # whatever the umask says
             if os.fstat(reading).st_size >= _IN_KERNEL_FROM and _copy_in_kernel(reading, writing):
                 os.lseek(writing, 0, os.SEEK_SET)
                 return _pump(writing, lambda chunk: None)

@@ -128,12 +128,14 @@ def test_the_key_changes_with_each_input_and_with_nothing_else(place: Place) -> 
     keys = {key}
     (place.tree / "more.txt").write_text("rich>13\n")
     keys.add(made(place).key)
+    write(place, requirements_txt="-r more.txt\nnumpy>2\n")
+    keys.add(made(place).key)
     keys.add(made(place, python=Interpreter(path=sys.executable, version="3.99.0")).key)
     keys.add(made(place, python=Interpreter(path="/other/python3", version=HERE.version)).key)
     write(place, requirements_txt="-r more.txt\nnumpy\n./local\n")
     keys.add(made(place).key)
     keys.add(made(msgspec.structs.replace(place, code_hash="d" * 64)).key)
-    assert len(keys) == 6
+    assert len(keys) == 7
 
 
 def test_an_included_file_that_doesnt_travel_is_an_error(place: Place) -> None:
