@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 
 from runctl.workspace import distributions
+from runctl.workspace.ignore import explain
+from runctl.workspace.manifest import Manifest
 from runctl.workspace.problems import Finding, ScriptError, Severity
 from runctl.workspace.root import ProjectRoot
 
@@ -237,6 +239,30 @@ def _undeclared(
             column=found.column,
             excerpt=_line(lines, found.line),
         )
+
+
+def check_travels(root: ProjectRoot, script: Path, manifest: Manifest, exclude: tuple[str, ...]) -> Finding | None:
+    """An error when the script, or the file that it links to, isn't in the snapshot, with the rule that left it out.
+
+    `exclude` are the patterns that the snapshot was taken with.
+    """
+    there = {entry.path for entry in manifest.entries}
+    shown = os.path.relpath(script, root.workdir)
+    for path in dict.fromkeys((str(script), os.path.realpath(script))):
+        relative = os.path.relpath(path, root.root)
+        # Below a symlinked directory the second path, without symlinks, is the one to be found.
+        if relative in there or os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
+            continue
+        rule = explain(root.root, relative, exclude)
+        why = f"{rule} excludes `{relative}`" if rule is not None else f"`{relative}` was left out"
+        return Finding(
+            severity=Severity.ERROR,
+            code="script-ignored",
+            message=f"script `{shown}` doesn't travel with the job: {why}",
+            hint=f"add `!{os.path.basename(path)}` to `.runctlignore`, or correct that pattern",
+            file=shown,
+        )
+    return None
 
 
 def launch_prefix(workdir: Path, script: str) -> tuple[str, ...]:

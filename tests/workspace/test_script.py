@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runctl.workspace.import_check import EXIT_MISSING, import_check_argv
+from runctl.workspace.manifest import read_manifest
 from runctl.workspace.problems import ScriptError, Severity
 from runctl.workspace.root import ProjectRoot, find_root
-from runctl.workspace.script import ScriptReport, check_script, launch_prefix, required_imports
+from runctl.workspace.script import ScriptReport, check_script, check_travels, launch_prefix, required_imports
+from runctl.workspace.snapshot import freeze
 
 
 @pytest.fixture
@@ -201,6 +203,20 @@ def test_a_script_that_nothing_can_run_is_an_error(project: ProjectRoot) -> None
     assert (finding.severity, finding.code) == (Severity.ERROR, "script-not-runnable")
     with pytest.raises(ScriptError, match="nothing says how to run"):
         launch_prefix(project.workdir, "model.txt")
+
+
+def test_F3_a_script_that_an_ignore_rule_leaves_out_is_an_error(project: ProjectRoot, tmp_path: Path) -> None:
+    """The rule is named, for the script and for what it links to."""
+    for name, text in ((".gitignore", "# mine\n*.gen.py\n"), ("a.gen.py", ""), ("b.py", "")):
+        (project.root / name).write_text(text)
+    (project.root / "link.py").symlink_to("a.gen.py")
+    manifest = read_manifest(freeze(project.root, ("c/",), tmp_path / "store").path)
+    assert check_travels(project, project.root / "b.py", manifest, ("c/",)) is None
+    for script in ("a.gen.py", "link.py"):
+        finding = check_travels(project, project.root / script, manifest, ("c/",))
+        assert finding is not None
+        assert (finding.code, finding.severity) == ("script-ignored", Severity.ERROR)
+        assert "`*.gen.py` (.gitignore:2) excludes `a.gen.py`" in finding.message
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
