@@ -74,7 +74,8 @@ def list_files(
     (runctl's own state). The walk ends early when more than `limit` files are found. Raises TreeError naming what
     can't be read.
     """
-    walk = _Walk(os.fsencode(root), tuple(os.fsencode(os.path.realpath(path)) for path in skip), environ)
+    top = os.fsencode(os.path.realpath(root))
+    walk = _Walk(top, tuple(os.fsencode(os.path.realpath(path)) for path in skip), environ)
     walk.run(exclude, limit)
     walk.files.sort(key=lambda file: file.path)
     return Listing(files=tuple(walk.files), warnings=tuple(walk.warnings))
