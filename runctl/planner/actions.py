@@ -44,9 +44,11 @@ Action = Launch | SendOrders | AskToStop | Forget
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """`record` is the next record, durable before any of `actions` is done (None: the job is removed after them).
 
-    `wake_at`: look again then, whatever happens; None: only when something happens."""
+    `wake_at`: look again then, whatever happens; None: only when something happens. `yields`: the job waits for what
+    this controller hasn't got (secrets), so that another should have the lease."""
 
     record: Record | None
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     wake_at: datetime | None = None
+    yields: bool = False

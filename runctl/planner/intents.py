@@ -6,6 +6,7 @@ from typing import assert_never
 
 import msgspec
 
+from runctl.planner.money import reservation
 from runctl.planner.passing import Pass
 from runctl.planner.reapply import Change, Reapply, decide
 from runctl.planner.record import Desired, Generation
@@ -74,7 +75,11 @@ def _apply(step: Pass, request: Apply) -> Pass:
 def _new_generation(step: Pass, request: Apply, changes: tuple[Change, ...]) -> Pass:
     number = step.record.generation.number + 1
     generation = Generation(number=number, job=request.job, source=request.source, applied_at=step.now)
-    step = step.to(generations=(*step.record.generations, generation), group=step.record.group)
+    step = step.to(generations=(*step.record.generations, generation))
+    if (live := step.record.live) is not None:
+        # A higher limit is a higher worst case: it is held before the agent is granted more.
+        worst = reservation(step.record, step.observed.group.committed, step.now, live) or 0
+        step = step.with_attempt(msgspec.structs.replace(live, reserved=max(live.reserved, worst)))
     return step.say("Normal", "SpecChanged", f"generation {number}: {fields(changes)}")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
+from typing import assert_never
 
 import msgspec
 
 from runctl.manifest.job import Busy
 from runctl.manifest.quantities import format_duration, format_money
 from runctl.planner.actions import AskToStop, Launch
-from runctl.planner.money import affordable, allowance, least_useful, rate_of, reservation
+from runctl.planner.money import Room, affordable, allowance, duration_left, least_useful, rate_of, reservation, room
 from runctl.planner.observed import Absent, Holder, MachineSeen
 from runctl.planner.ordering import orders_for
 from runctl.planner.passing import Pass
@@ -25,13 +26,20 @@ from runctl.planner.record import (
     Stopped,
     StopReason,
 )
-from runctl.planner.verdict import queues
+from runctl.planner.seeing import LATE_EFFECT
+from runctl.planner.verdict import JITTER, LEAST_DURATION, LONGEST_RETRY, queues
 
 # A launch that wasn't sent by then isn't sent any more; its effect is looked for a little longer.
 LAUNCH_WINDOW = timedelta(seconds=60)
 
 LOOK_AGAIN = timedelta(seconds=1)
 LOOK_AGAIN_FOREIGN = timedelta(seconds=10)
+
+# A job that was asked to stop is asked again after this: the first request may have died with its sender.
+ASK_AGAIN = timedelta(seconds=30)
+
+# No pause before an attempt is longer; a later instant was written by a clock that has been set back since.
+LONGEST_PAUSE = LONGEST_RETRY * (1 + JITTER) + timedelta(seconds=10)
 
 
 class Gate(StrEnum):
@@ -40,6 +48,7 @@ class Gate(StrEnum):
     BACKOFF = "Backoff"
     SECRETS = "SecretsMissing"
     GROUP = "GroupQueue"
+    BUDGET = "GroupBudget"
     MACHINE = "MachineBusy"
     LOOK = "MachineUnknown"
 
@@ -56,9 +65,10 @@ class Refused(msgspec.Struct, frozen=True):
     message: str
 
 
-class Broke(msgspec.Struct, frozen=True):
-    """What the caps leave doesn't fit another attempt."""
+class Spent(msgspec.Struct, frozen=True):
+    """What the cap or the duration limit leaves doesn't fit another attempt."""
 
+    outcome: OutcomeType
     message: str
 
 
@@ -66,7 +76,7 @@ class Go(msgspec.Struct, frozen=True):
     displaces: Holder | None = None
 
 
-Clearance = Waits | Refused | Broke | Go
+Clearance = Waits | Refused | Spent | Go
 
 
 def launch(step: Pass) -> Pass:
@@ -76,38 +86,56 @@ def launch(step: Pass) -> Pass:
         return _resend(step, live)
     if step.record.outcome is not None or step.record.stopped is not None:
         return step
-    match clear(step.record, step):
-        case Waits(_, _, until):
-            return step if until is None else step.wake(until)
+    clearance = clear(step.record, step)
+    match clearance:
+        case Waits(gate, _, until):
+            step = step if until is None else step.wake(until)
+            return msgspec.structs.replace(step, yields=gate is Gate.SECRETS)
         case Refused(message):
             rest = Stopped(reason=StopReason.BUSY, message=message, at=step.now)
             return step.to(stopped=rest).say("Warning", "Busy", message)
-        case Broke(message):
-            outcome = Outcome(type=OutcomeType.CAP_REACHED, reason="DoesNotFit", message=message, at=step.now)
-            return step.to(outcome=outcome).say("Warning", "CapReached", message)
+        case Spent(kind, message):
+            outcome = Outcome(type=kind, reason="DoesNotFit", message=message, at=step.now)
+            return step.to(outcome=outcome, not_before=None).say("Warning", kind.value, message)
         case Go(displaces) if displaces is not None:
             return _displace(step, displaces).wake(step.now + LOOK_AGAIN)
         case Go():
             return _intend(step)
+        case _:  # pragma: no cover
+            assert_never(clearance)
 
 
 def clear(record: Record, step: Pass) -> Clearance:
     """May the job launch now? The first thing that stands in the way, in the order in which a user would ask."""
     observed, now = step.observed, step.now
-    if record.not_before is not None and record.not_before > now:
+    if record.not_before is not None and now < record.not_before <= now + LONGEST_PAUSE:
         return Waits(Gate.BACKOFF, "waiting before the next attempt", record.not_before)
     if observed.missing_secrets:
         names = ", ".join(f"`{name}`" for name in observed.missing_secrets)
         return Waits(Gate.SECRETS, f"apply again from a shell that has {names}", None)
-    time = affordable(record, observed.group.committed, now)
-    least = least_useful(record.job)
-    if time is not None and time <= least:
-        left = format_money(max(0, allowance(record, observed.group.committed, now) or 0))
-        return Broke(
-            f"the {left} that the cap leaves last {format_duration(max(time, timedelta(0)))}, "
-            f"less than a final save needs ({format_duration(least)})"
-        )
-    return _group_clear(record, step) or _machine_clear(record, observed.machine, now)
+    return _limits_clear(record, step) or _group_clear(record, step) or _machine_clear(record, observed.machine, now)
+
+
+def _limits_clear(record: Record, step: Pass) -> Clearance | None:
+    left = duration_left(record)
+    if left is not None and left <= LEAST_DURATION:
+        message = f"the attempts so far have used up limits.duration ({record.job.limits.duration})"
+        return Spent(OutcomeType.DURATION_REACHED, message)
+    match room(record, step.observed.group, step.now):
+        case Room.ENOUGH:
+            return None
+        case Room.LATER:
+            message = "the others of the group hold what is left of group.cap; some of it may come back"
+            return Waits(Gate.BUDGET, message, step.now + LOOK_AGAIN)
+        case Room.NONE:
+            committed = step.observed.group.committed
+            left_micros = format_money(max(0, allowance(record, committed, step.now) or 0))
+            time = affordable(record, committed, step.now) or timedelta(0)
+            return Spent(
+                OutcomeType.CAP_REACHED,
+                f"the {left_micros} that the cap leaves last {format_duration(time)}, "
+                f"less than a final save needs ({format_duration(least_useful(record.job))})",
+            )
 
 
 def _group_clear(record: Record, step: Pass) -> Clearance | None:
@@ -127,10 +155,10 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
         return Waits(Gate.LOOK, "the machine hasn't been looked at yet", now)
     busy = record.job.instance.busy
     holder = machine.holder
-    if busy is Busy.SHARE:
-        return Go()
     if holder is not None and holder.uid == record.uid:
         return Waits(Gate.MACHINE, "an earlier attempt of this job is still on its way out", now + LOOK_AGAIN / 2)
+    if busy is Busy.SHARE:
+        return Go()
     if holder is not None:
         who = f"job `{holder.job}` (pid {holder.pid}) is training on {machine.name}"
         if busy is Busy.REPLACE and holder.ours:
@@ -150,9 +178,10 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
 
 
 def _displace(step: Pass, holder: Holder) -> Pass:
-    """Ask the holder to stop, once for each of its attempts."""
+    """Ask the holder to stop; while the same attempt goes on, now and then again. Twice is the same as once."""
     key = f"displaced:{holder.run_id}"
-    if key in step.record.reminders:
+    asked = step.record.reminders.get(key)
+    if asked is not None and step.now < asked + ASK_AGAIN:
         return step
     why = f"job `{step.record.name}` replaces it on this machine (instance.busy: replace)"
     step = step.to(reminders={**step.record.reminders, key: step.now})
@@ -166,7 +195,7 @@ def _resend(step: Pass, live: Attempt) -> Pass:
     if isinstance(step.observed.attempt, Absent) and live.started_at is None:
         if step.now <= live.launch_before:
             return step.do(Launch(attempt=live, generation=step.record.generation_of(live)))
-        return step.wake(step.now + LOOK_AGAIN)
+        return step.wake(max(step.now, live.launch_before + LATE_EFFECT) + LOOK_AGAIN)
     return step
 
 
@@ -181,11 +210,12 @@ def _intend(step: Pass) -> Pass:
         token=token,
         intended_at=now,
         launch_before=now + LAUNCH_WINDOW,
-        reserved=reservation(record, step.observed.group.committed, now),
+        reserved=reservation(record, step.observed.group.committed, now) or 0,
         orders=Orders(serial=1, limits=none),
         resume=record.checkpoint if record.job.checkpoint.resume != "never" else None,
     )
-    step = step.to(attempts=(*record.attempts, attempt), not_before=None)
+    reminders = {key: at for key, at in record.reminders.items() if not key.startswith("displaced:")}
+    step = step.to(attempts=(*record.attempts, attempt), not_before=None, reminders=reminders)
     orders = orders_for(step.record, attempt, step.observed.group.committed, now)
     attempt = msgspec.structs.replace(attempt, orders=orders)
     step = step.with_attempt(attempt)

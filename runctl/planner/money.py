@@ -6,12 +6,14 @@ All amounts are whole micro-dollars and every rounding is against the job: costs
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import assert_never
 
 import msgspec
 
 from runctl.manifest.job import Job, Platform
-from runctl.planner.record import Interval, Record
+from runctl.planner.observed import GroupSeen
+from runctl.planner.record import Attempt, Interval, Record
 
 MILLIS_PER_HOUR = 3_600_000
 
@@ -20,6 +22,12 @@ LEAST_TRAINING = timedelta(seconds=5)
 
 # The last orders leave this much between the agent's last word and the cap, for writing it down.
 CAP_MARGIN = timedelta(seconds=1)
+
+# Under a group's cap the money's limit must not come before the duration's, which the agent tells apart.
+DURATION_SLACK = timedelta(minutes=1)
+
+# What money buys is cut here: a century is for ever, and an instant past the year 9999 isn't one.
+LONGEST = timedelta(days=36_500)
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -48,8 +56,9 @@ def cost_of(hourly: int, span: timedelta) -> int:
 
 
 def time_for(hourly: int, micros: int) -> timedelta:
-    """How long `micros` last at `hourly`, rounded down to a millisecond."""
-    return timedelta(milliseconds=max(0, micros) * MILLIS_PER_HOUR // hourly)
+    """How long `micros` last at `hourly`, rounded down to a millisecond; at most `LONGEST`."""
+    millis = max(0, micros) * MILLIS_PER_HOUR // hourly
+    return LONGEST if millis >= LONGEST // timedelta(milliseconds=1) else timedelta(milliseconds=millis)
 
 
 def interval_cost(interval: Interval, now: datetime) -> int:
@@ -86,13 +95,36 @@ def allowance(record: Record, committed_by_group: int, now: datetime, attempt: i
     return min(limits) if limits else None
 
 
-def affordable(record: Record, committed_by_group: int, now: datetime, attempt: int | None = None) -> timedelta | None:
-    """How long one attempt may run in all, its final save included, until a cap is reached; None: no cap or price."""
-    rate = rate_of(record.job)
-    micros = allowance(record, committed_by_group, now, attempt)
+def affordable(
+    record: Record, committed_by_group: int, now: datetime, attempt: Attempt | None = None
+) -> timedelta | None:
+    """How long one attempt may run in all, its final save included, until a cap is reached; None: no cap or price.
+
+    A live attempt is billed at the rate of the generation that it runs, whatever the newest spec says.
+    """
+    rate = rate_of(record.job if attempt is None else record.generation_of(attempt).job)
+    micros = allowance(record, committed_by_group, now, attempt.number if attempt else None)
     if rate is None or micros is None or rate.hourly == 0:
         return None
     return time_for(rate.hourly, micros)
+
+
+class Room(StrEnum):
+    """Whether the caps leave enough for another attempt. `LATER`: others of the group hold it, and may not need it."""
+
+    ENOUGH = "enough"
+    LATER = "later"
+    NONE = "none"
+
+
+def room(record: Record, group: GroupSeen, now: datetime) -> Room:
+    """Is another attempt worth its launch?"""
+    least = least_useful(record.job)
+    time = affordable(record, group.committed, now)
+    if time is None or time > least:
+        return Room.ENOUGH
+    alone = affordable(record, 0, now)
+    return Room.LATER if group.live and (alone is None or alone > least) else Room.NONE
 
 
 def least_useful(job: Job) -> timedelta:
@@ -108,17 +140,29 @@ def duration_left(record: Record) -> timedelta | None:
     return limit.delta - timedelta(seconds=sum(a.active for a in record.attempts if a.end is not None))
 
 
-def reservation(record: Record, committed_by_group: int, now: datetime) -> int:
-    """The worst case of the next attempt in micro-dollars: to the cap, or to the duration limit if that is nearer.
+def reservation(record: Record, committed_by_group: int, now: datetime, attempt: Attempt | None = None) -> int | None:
+    """The worst case of the next (or of the live) attempt in micro-dollars: to the cap, or to the duration limit if
+    that is nearer. None: nothing bounds the cost.
 
-    Without either there is no worst case; 0 is reserved, and the plan says that nothing bounds the cost.
+    Suspended time isn't part of a duration, but may be billed. Below a group's cap the reservation therefore is the
+    limit: the attempt's grant never is for more.
     """
-    rate = rate_of(record.job)
+    rate = rate_of(record.job if attempt is None else record.generation_of(attempt).job)
     if rate is None:
-        return 0
+        return None
     spans = []
-    if (time := affordable(record, committed_by_group, now)) is not None:
+    if (time := affordable(record, committed_by_group, now, attempt)) is not None:
         spans.append(time)
     if (left := duration_left(record)) is not None:
-        spans.append(left + record.job.checkpoint.grace.delta)
-    return cost_of(rate.hourly, min(spans)) if spans else 0
+        grace = record.job.checkpoint.grace.delta
+        spans.append(left + (grace if record.job.group.cap is None else 2 * grace + DURATION_SLACK))
+    return cost_of(rate.hourly, min(spans)) if spans else None
+
+
+def reserves_more(before: Record, after: Record) -> bool:
+    """True if `after` holds money or a place that `before` didn't: others of the group must not do so meanwhile."""
+    live = after.live
+    if live is None:
+        return False
+    old = before.live
+    return old is None or old.number != live.number or live.reserved > old.reserved

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 
 import msgspec
 
 from runctl.planner.actions import SendOrders
-from runctl.planner.money import CAP_MARGIN, affordable, duration_left
+from runctl.planner.money import CAP_MARGIN, affordable, duration_left, rate_of, time_for
 from runctl.planner.observed import Live
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, Desired, EndOrder, Limits, MoneyGrant, Orders, Record
@@ -40,7 +40,7 @@ def orders_for(record: Record, attempt: Attempt, group_committed: int, now: date
     left = duration_left(record)
     limits = Limits(
         money=_money(record, attempt, group_committed, now),
-        duration=left.total_seconds() if left is not None else None,
+        duration=max(0.0, left.total_seconds()) if left is not None else None,
         idle=job.limits.idle.seconds if job.limits.idle else None,
         hang=job.limits.hang.seconds if job.limits.hang else None,
         deadline=job.checkpoint.deadline.seconds,
@@ -53,13 +53,15 @@ def orders_for(record: Record, attempt: Attempt, group_committed: int, now: date
 def _money(record: Record, attempt: Attempt, group_committed: int, now: datetime) -> MoneyGrant | None:
     """Counted from the attempt's start, or from its intent while the start isn't seen: then it ends a little early.
 
-    A grant that others of the group have eaten into since is never shortened below what was reserved for it:
-    the reservation is already part of what they saw as committed.
+    Below a group's cap it is never for more than what is reserved: others have been granted the rest.
     """
-    time = affordable(record, group_committed, now, attempt.number)
+    time = affordable(record, group_committed, now, attempt)
     if time is None:
         return None
-    time = max(time - CAP_MARGIN, CAP_MARGIN * 0)
+    rate = rate_of(record.generation_of(attempt).job)
+    if record.job.group.cap is not None and rate is not None:
+        time = min(time, time_for(rate.hourly, attempt.reserved))
+    time = max(time - CAP_MARGIN, timedelta(0))
     return MoneyGrant(until=(attempt.started_at or attempt.intended_at) + time, seconds=time.total_seconds())
 
 

@@ -21,7 +21,7 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     wakes: tuple[datetime, ...] = ()
-    removed: bool = False
+    yields: bool = False
 
     def to(self, **changes: Any) -> Pass:
         """With these fields of the record changed."""

@@ -34,4 +34,5 @@ def plan(record: Record, observed: Observed, now: datetime) -> Plan:
         actions=step.actions,
         events=step.events,
         wake_at=min(step.wakes, default=None),
+        yields=step.yields,
     )

@@ -124,16 +124,16 @@ def _resume(record: Record | None, job: Job) -> str:
 
 
 def _worst_case(record: Record, now: datetime) -> int | None:
-    if rate_of(record.job) is None:
-        return None
     worst = reservation(record, 0, now)
-    return worst + spent(record, now) if worst else None
+    return worst + spent(record, now) if worst is not None else None
 
 
 def _cost(record: Record, worst: int | None, now: datetime) -> str:
     job, rate = record.job, rate_of(record.job)
     if rate is None:
         return "not known: this machine has no price"
+    if rate.hourly == 0:
+        return "nothing: this machine's price is zero"
     if worst is None:
         return "no bound: neither a cap nor a duration limit ends this job"
     parts = [f"at most {format_money(worst)}"]
@@ -174,9 +174,10 @@ def _warnings(job: Job) -> list[str]:
     rate = rate_of(job)
     if rate is not None and rate.hourly > DEAR_PER_HOUR:
         found.append(f"this machine costs more than {format_money(DEAR_PER_HOUR)} an hour")
-    if rate is not None and job.cost.cap is None:
+    bounds = (job.cost.cap, job.group.cap, job.limits.duration)
+    if rate is not None and rate.hourly and all(bound is None for bound in bounds):
         found.append("there is a price but no cap: nothing but you ends this job")
-    if job.limits.duration is None and job.cost.cap is None and job.limits.hang is None:
+    if job.limits.hang is None and all(bound is None for bound in bounds):
         found.append("no cap, no duration and no hang limit: a training that never ends is never ended")
     return found
 

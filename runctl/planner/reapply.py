@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from runctl.manifest.job import Job
-from runctl.manifest.quantities import Duration, Money
+from runctl.manifest.quantities import Duration, Every, Money, Share, Size
 from runctl.planner.record import Desired, OutcomeType, Record, Source
 
 # These change on a live job; every other field needs a new attempt.
@@ -52,7 +52,7 @@ class Decision(msgspec.Struct, frozen=True):
 
 def changes(old: Job, old_source: Source, new: Job, new_source: Source) -> tuple[Change, ...]:
     """The fields in which two specs differ, in the order of their paths; code counts as one field, `code`."""
-    before, after = _flat(msgspec.to_builtins(old)), _flat(msgspec.to_builtins(new))
+    before, after = _flat(old), _flat(new)
     if old_source.code_hash != new_source.code_hash:
         before["code"], after["code"] = old_source.code_hash[:12], new_source.code_hash[:12]
     if old_source.workdir != new_source.workdir:
@@ -60,7 +60,7 @@ def changes(old: Job, old_source: Source, new: Job, new_source: Source) -> tuple
     return tuple(
         Change(path, _text(before.get(path)), _text(after.get(path)), _effect(path))
         for path in sorted(before.keys() | after.keys())
-        if _meaning(before.get(path)) != _meaning(after.get(path))
+        if before.get(path) != after.get(path)
     )
 
 
@@ -117,30 +117,25 @@ def _effect(path: str) -> Effect:
     return Effect.IN_PLACE if in_place else Effect.RELAUNCH
 
 
-class _Quantity(dict[str, Any]):
-    """A quantity as a leaf: compared by what it means, shown as it was written."""
-
-
-def _meaning(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k != "text"} if isinstance(value, _Quantity) else value
+QUANTITIES = (Money, Duration, Size, Every, Share)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Leaves by dotted path."""
-    if isinstance(value, dict) and "text" in value:
-        return {path: _Quantity(value)}
-    if isinstance(value, dict) and value:
+    """Leaves by dotted path; a quantity is a leaf, and what is empty has none."""
+    if isinstance(value, QUANTITIES):
+        return {path: value}
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else key).items()}
-    if isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
+    if isinstance(value, tuple) and any(isinstance(inner, msgspec.Struct) for inner in value):
         return {k: v for i, inner in enumerate(value) for k, v in _flat(inner, f"{path}[{i}]").items()}
-    return {path: list(value) if isinstance(value, tuple) else value}
+    return {} if value in (None, ()) else {path: value}
 
 
 def _text(value: Any) -> str | None:
     if value is None:
         return None
-    if isinstance(value, _Quantity):
-        return str(value["text"])
-    if isinstance(value, list):
-        return "[" + ", ".join(str(item) for item in value) + "]"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_text(item) or "" for item in value) + "]"
     return str(value)

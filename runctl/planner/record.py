@@ -224,7 +224,7 @@ class Attempt(_Value, frozen=True, kw_only=True):
 
 
 class Interval(_Value, frozen=True, kw_only=True):
-    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still) at `hourly` micro-dollars."""
+    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still); `hourly`: micro-dollars."""
 
     attempt: int
     machine: str

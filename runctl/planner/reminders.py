@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from runctl.manifest.quantities import format_duration, format_money
 from runctl.planner.money import allowance, cost_of, rate_of, spent, time_for
 from runctl.planner.passing import Pass
+from runctl.planner.record import Record
 
 LONG_RUNNING = timedelta(hours=24)
 DEAR_WITHOUT_CAP = 10_000_000
@@ -20,7 +21,7 @@ def remind(step: Pass) -> Pass:
     """Emit what is due and wake for what comes next."""
     if step.record.live is None or step.record.live.started_at is None:
         return step
-    return _checkpoint(_uptime(_thresholds(_rate(step))))
+    return _checkpoint(_uptime(_thresholds(_rate(_forget_old(step, step.record.live.number)))))
 
 
 def checkpoint_age(step: Pass) -> timedelta | None:
@@ -31,6 +32,17 @@ def checkpoint_age(step: Pass) -> timedelta | None:
     newest = step.record.checkpoint
     since = max(live.training_at, newest.at) if newest else live.training_at
     return max(timedelta(0), step.now - since)
+
+
+def _forget_old(step: Pass, attempt: int) -> Pass:
+    """Drop what was said of earlier attempts and checkpoints: it isn't said of them again."""
+    current = (f"uptime:{attempt}", _stale_key(step.record, attempt))
+    kept = {
+        key: at
+        for key, at in step.record.reminders.items()
+        if key in current or not key.startswith(("uptime:", "stale:"))
+    }
+    return step if len(kept) == len(step.record.reminders) else step.to(reminders=kept)
 
 
 def _once(step: Pass, key: str, due: datetime, reason: str, message: str) -> Pass:
@@ -80,21 +92,30 @@ def _uptime(step: Pass) -> Pass:
 
 
 def _checkpoint(step: Pass) -> Pass:
-    """The age of the newest durable checkpoint, from an hour (or the policy's deadline) on, at 1, 2, 4 … 8 times it."""
+    """The age of the newest durable checkpoint, from an hour (or the policy's deadline) on, at 1, 2, 4 … times it and
+    then each `LONGEST_PAUSE`. Of marks that were passed while nobody looked, one is said."""
     live, age = step.record.live, checkpoint_age(step)
     if live is None or age is None:
         return step
-    first = min(STALE_CHECKPOINT, step.record.job.checkpoint.deadline.delta)
-    key = f"stale:{live.number}:{step.record.checkpoint.seq if step.record.checkpoint else 0}"
-    count = sum(1 for known in step.record.reminders if known.startswith(key + ":"))
-    due_age = first
-    for _ in range(count):
-        due_age += min(LONGEST_PAUSE, due_age)
-    if age < due_age:
-        return step.wake(step.now + (due_age - age))
+    key = _stale_key(step.record, live.number)
+    mark = min(STALE_CHECKPOINT, step.record.job.checkpoint.deadline.delta)
+    told = step.record.reminders.get(key)
+    if told is not None:
+        told_age = age - (step.now - told)
+        while mark <= told_age:
+            mark += min(LONGEST_PAUSE, mark)
+    if age < mark:
+        return step.wake(step.now + (mark - age))
     rate = rate_of(step.record.job)
     money = f" and {format_money(cost_of(rate.hourly, age))}" if rate else ""
     lost = format_duration(age)
     message = f"no durable checkpoint for {lost}: a crash now would lose {lost} of work{money}"
-    reminders = {**step.record.reminders, f"{key}:{count}": step.now}
-    return step.to(reminders=reminders).say("Warning", "CheckpointStale", message)
+    step = step.to(reminders={**step.record.reminders, key: step.now}).say("Warning", "CheckpointStale", message)
+    while mark <= age:
+        mark += min(LONGEST_PAUSE, mark)
+    return step.wake(step.now + (mark - age))
+
+
+def _stale_key(record: Record, attempt: int) -> str:
+    newest = record.checkpoint
+    return f"stale:{attempt}:{newest.attempt}.{newest.seq}" if newest else f"stale:{attempt}:0"

@@ -16,23 +16,32 @@ from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason,
 # The agent writes its state at least this often: an attempt found dead may have run this long after its last word.
 HEARTBEAT = timedelta(seconds=15)
 
+# A launch that was sent in time may show its first effect this much after `launch_before`.
+LATE_EFFECT = timedelta(seconds=15)
+
 
 def take_in(step: Pass) -> Pass:
     """Fold the observation of the live attempt, and what its agent reported, into the record."""
     live = step.record.live
     if live is None:
         return step
-    failed = step.observed.launch_failed
-    if failed is not None and failed.attempt == live.number:
-        return _close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
     seen = step.observed.attempt
     match seen:
+        case Unreachable() if live.orders.end == "assume_dead":
+            # Nobody saw it end: it counts as billed for as long as it could have gone on by its last orders.
+            grant = live.orders.limits.money
+            billed = max(step.now, grant.until) if grant and live.started_at else step.now
+            return _close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
         case None | Unreachable() | Starting():
             return step
         case Absent():
             if live.started_at is not None:
                 return _close(step, live, _lost("its run directory is gone"), step.now)
-            if seen.as_of > live.launch_before:
+            failed = step.observed.launch_failed
+            if failed is not None and failed.attempt == live.number:
+                # A refusal speaks for its own sending alone: it counts when no earlier one has left a trace.
+                return _close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
+            if seen.as_of > live.launch_before + LATE_EFFECT:
                 return _close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
             return step
         case Live():
@@ -107,13 +116,17 @@ def _report(step: Pass) -> Pass:
     return msgspec.structs.replace(step, events=(*step.events, *(event for _, event in new)))
 
 
-def _close(step: Pass, live: Attempt, end: AttemptEnd, ended_at: datetime | None) -> Pass:
-    """The attempt is over: its reservation falls, its ledger interval closes."""
+def _close(
+    step: Pass, live: Attempt, end: AttemptEnd, ended_at: datetime | None, billed_until: datetime | None = None
+) -> Pass:
+    """The attempt is over: its reservation falls, its ledger interval closes (`billed_until`: if not with it)."""
     now = step.record.live
     assert now is not None
-    over = msgspec.structs.replace(now, end=end, ended_at=ended_at or step.now, reserved=0, draining=None)
+    ended_at = ended_at or step.now
+    over = msgspec.structs.replace(now, end=end, ended_at=ended_at, reserved=0, draining=None)
+    until = billed_until or ended_at
     ledger = tuple(
-        msgspec.structs.replace(i, ended_at=max(over.ended_at or step.now, i.started_at)) if i.ended_at is None else i
+        msgspec.structs.replace(i, ended_at=max(until, i.started_at)) if i.ended_at is None else i
         for i in step.record.ledger
     )
     step = step.with_attempt(over).to(ledger=ledger, durable=step.record.durable + over.durable)

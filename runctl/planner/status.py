@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from runctl.manifest.quantities import format_money
-from runctl.planner.launching import Waits, clear
+from runctl.planner.launching import Gate, Go, Waits, clear
 from runctl.planner.money import spent
 from runctl.planner.observed import Live, Unreachable
 from runctl.planner.passing import Pass
@@ -45,9 +45,9 @@ def phase_of(step: Pass) -> Phase:
         return Phase.STOPPED
     live = record.live
     if live is None:
-        waiting = clear(record, step)
-        queued = isinstance(waiting, Waits) and waiting.gate in ("GroupQueue", "MachineBusy", "MachineUnknown")
-        return Phase.QUEUED if queued else Phase.PENDING
+        clearance = clear(record, step)
+        own = isinstance(clearance, Waits) and clearance.gate in (Gate.BACKOFF, Gate.SECRETS)
+        return Phase.PENDING if own else Phase.QUEUED
     if live.started_at is None:
         return Phase.PROVISIONING
     if live.draining is not None:
@@ -59,8 +59,11 @@ def waiting_for(step: Pass) -> str | None:
     """What a job without a live attempt waits for, in words."""
     if step.record.live is not None or step.record.outcome is not None or step.record.stopped is not None:
         return None
-    waiting = clear(step.record, step)
-    return waiting.message if isinstance(waiting, Waits) else None
+    clearance = clear(step.record, step)
+    if isinstance(clearance, Go):
+        assert clearance.displaces is not None, "a job that may go has been launched by now"
+        return f"job `{clearance.displaces.job}` was asked to save and stop"
+    return clearance.message
 
 
 def _condition(
@@ -136,13 +139,16 @@ def _checkpoint(step: Pass) -> Finding:
 
 
 def _budget(step: Pass) -> Finding:
-    cap = step.record.job.cost.cap
-    outcome = step.record.outcome
+    job, outcome = step.record.job, step.record.outcome
+    named = (("cap", job.cost.cap), ("group cap", job.group.cap))
+    caps = ", ".join(f"{label} {cap}" for label, cap in named if cap is not None)
     if outcome is not None and outcome.type is OutcomeType.CAP_REACHED:
-        return "False", "CapReached", f"{format_money(spent(step.record, step.now))} of {cap}"
-    if cap is None:
-        return "Unknown", "NoCap", ""
-    return "True", "WithinCap", f"cap {cap}"
+        return (
+            "False",
+            "CapReached",
+            f"{format_money(spent(step.record, step.now))} spent, {caps or 'cap lifted since'}",
+        )
+    return ("True", "WithinCap", caps) if caps else ("Unknown", "NoCap", "")
 
 
 def _released(step: Pass) -> Finding:

@@ -9,7 +9,7 @@ from typing import assert_never
 import msgspec
 
 from runctl.manifest.job import Busy
-from runctl.planner.money import affordable, duration_left, least_useful
+from runctl.planner.money import Room, duration_left, room
 from runctl.planner.passing import Pass
 from runctl.planner.record import (
     Attempt,
@@ -25,7 +25,12 @@ from runctl.planner.seeing import end_text
 
 FIRST_RETRY = timedelta(seconds=1)
 LONGEST_RETRY = timedelta(seconds=120)
+# The share of a pause that its jitter may add or take.
+JITTER = 0.2
 MOST_UNSTARTED = 5
+
+# Less of a duration limit than this isn't worth an attempt: agents count it a little differently.
+LEAST_DURATION = timedelta(seconds=1)
 
 
 class Finish(msgspec.Struct, frozen=True):
@@ -39,9 +44,9 @@ class Rest(msgspec.Struct, frozen=True):
 
 
 class Again(msgspec.Struct, frozen=True):
-    """Another attempt, not before `at`."""
+    """Another attempt, not before `at` (None: at once)."""
 
-    at: datetime
+    at: datetime | None
 
 
 Verdict = Finish | Rest | Again
@@ -81,7 +86,7 @@ def judge(record: Record, step: Pass) -> Verdict:
     if record.stopped is not None and record.desired is Desired.RUN:
         return Rest(record.stopped.reason, record.stopped.message)
     if attempt is None or attempt.end is None or attempt.number <= record.forgiven:
-        return _as_desired(record, Again(step.now if attempt is None else attempt.ended_at or step.now))
+        return _as_desired(record, Again(None))
     end = attempt.end
     match end.reason:
         case EndReason.EXITED if end.exit_code == 0:
@@ -92,18 +97,18 @@ def judge(record: Record, step: Pass) -> Verdict:
                 return _as_desired(record, Again(_backoff(record, attempt)))
             return Finish(OutcomeType.FAILED, reason)
         case EndReason.STOP | EndReason.REPLACE:
-            return _as_desired(record, Again(attempt.ended_at or step.now))
+            return _as_desired(record, Again(None))
         case EndReason.CANCEL:
             return Finish(OutcomeType.CANCELLED, "CancelRequested")
         case EndReason.CAP:
-            time = affordable(record, step.observed.group.committed, step.now)
-            if time is None or time > least_useful(record.job):
-                return _as_desired(record, Again(attempt.ended_at or step.now))
+            # The cap may have been raised meanwhile, or others of the group need less than they held.
+            if room(record, step.observed.group, step.now) is not Room.NONE:
+                return _as_desired(record, Again(_backoff(record, attempt)))
             return Finish(OutcomeType.CAP_REACHED, "CapReached")
         case EndReason.DURATION:
             left = duration_left(record)
-            if left is None or left > timedelta(0):
-                return _as_desired(record, Again(attempt.ended_at or step.now))
+            if left is None or left > LEAST_DURATION:
+                return _as_desired(record, Again(_backoff(record, attempt)))
             return Finish(OutcomeType.DURATION_REACHED, "DurationReached")
         case EndReason.DEADLINE:
             return Finish(OutcomeType.CHECKPOINT_OVERDUE, "CheckpointOverdue")
@@ -179,10 +184,13 @@ def _in_a_row(record: Record, *reasons: EndReason) -> int:
 
 def _backoff(record: Record, attempt: Attempt) -> datetime:
     """1 s, 2 s, 4 s … 120 s after the end, moved by up to a fifth by a hash, so that many jobs don't retry in step."""
-    count = _in_a_row(record, EndReason.LOST, EndReason.REFUSED, EndReason.NOT_STARTED, EndReason.EXITED)
-    delay = min(LONGEST_RETRY, FIRST_RETRY * (1 << min(10, max(0, count - 1))))
+    count = _in_a_row(
+        record, EndReason.LOST, EndReason.REFUSED, EndReason.NOT_STARTED, EndReason.EXITED, EndReason.CAP,
+        EndReason.DURATION,
+    )  # fmt: skip
+    delay = min(LONGEST_RETRY, FIRST_RETRY * (1 << min(10, count - 1)))
     seed = blake2b(f"{record.uid}/{attempt.number}".encode(), digest_size=2).digest()
-    spread = int.from_bytes(seed, "big") / 0xFFFF * 0.4 - 0.2
+    spread = int.from_bytes(seed, "big") / 0xFFFF * 2 * JITTER - JITTER
     return (attempt.ended_at or attempt.intended_at) + delay * (1 + spread)
 
 
