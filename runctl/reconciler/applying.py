@@ -21,9 +21,10 @@ from runctl.planner.requests import Apply
 from runctl.store.interface import Ask, Create, NotFound, Store, Versioned, done
 from runctl.workspace.environment import Place, recipe
 from runctl.workspace.interpreter import find_interpreter
+from runctl.workspace.manifest import read_manifest
 from runctl.workspace.problems import Finding, Severity
 from runctl.workspace.root import find_root, resolve_script
-from runctl.workspace.script import check_script
+from runctl.workspace.script import check_script, check_travels
 from runctl.workspace.snapshot import freeze
 
 
@@ -85,13 +86,14 @@ def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prep
     )
     made = recipe(place, job.script, job.setup, python, source.uv)
     checked = check_script(root, script, made.declared, python=python.minor if python else sys.version_info[:2])
+    travels = check_travels(root, script, read_manifest(snapshot.path), job.sync_exclude)
     warnings = tuple(
         Finding(severity=Severity.WARNING, code="snapshot", message=text, hint="") for text in snapshot.warnings
     )
     return Prepared(
         sourced=sourced,
         source=msgspec.structs.replace(source, imports=checked.imports),
-        findings=(*checked.findings, *made.findings, *warnings),
+        findings=(*((travels,) if travels else ()), *checked.findings, *made.findings, *warnings),
         recipe_why=made.why,
         root_reason=root.reason,
     )
