@@ -19,6 +19,14 @@ EXIT_RESERVE_BYTES = 64 * 1024
 MAX_UNWRITTEN = 200
 
 
+def complain(text: str) -> None:
+    """Say something to `agent.log`, unless the disk is full: nobody may end for not being able to complain."""
+    try:
+        os.write(2, text.encode("utf-8", "replace") + b"\n")
+    except OSError:
+        pass
+
+
 def read_json(path: str) -> Json:
     """The JSON object in a file. Raises OSError, or ValueError when it isn't one (or is larger than 4 MiB)."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -10,12 +10,11 @@ import fcntl
 import json
 import os
 import signal
-import sys
 import time
 
 from runctl.agent import clocks, hostlock, leftovers, processes
 from runctl.agent.detach import run_program
-from runctl.agent.files import ExitRecord, create_json, read_json, write_all
+from runctl.agent.files import ExitRecord, complain, create_json, read_json, write_all
 from runctl.agent.spec import BadSpec, Spec, read_spec
 
 TYPE_CHECKING = False
@@ -185,7 +184,7 @@ def _ending(run_dir: str, spec: Optional[Spec], started: clocks.Now, reason: str
         state = {}
     now = clocks.now()
     checkpoints = state.get("checkpoints") or {}
-    sys.stderr.write(f"{reason}: {detail}\n")
+    complain(f"{reason}: {detail}")
     return {
         "version": 1,
         "run_id": None if spec is None else spec.run_id,

@@ -151,6 +151,13 @@ class Keeper:
         self._journal.flush()
         return changed
 
+    def wait(self, now: Now) -> float:
+        """Seconds until a candidate is stable or due again; a second, the usual tick, if none is waited for."""
+        if self.helper is not None:
+            return LOOK_SECONDS
+        waits = [candidate.ready_at - now.active for candidate in self._watch.pending.values()]
+        return min([LOOK_SECONDS, *(max(0.01, wait) for wait in waits)])
+
     def stop(self, now: Now) -> None:
         """Give up what is under way; what isn't durable by now is written down as that."""
         if self.helper is not None:

@@ -12,7 +12,7 @@ from runctl.agent import clocks, policy, processes, record
 from runctl.agent import training as running
 from runctl.agent.child import CannotStart, Helper
 from runctl.agent.ending import Ending
-from runctl.agent.files import ExitRecord, Journal, replace_json
+from runctl.agent.files import ExitRecord, Journal, complain, replace_json
 from runctl.agent.hooks import HookRun
 from runctl.agent.keeper import Keeper, RestoreFailed
 from runctl.agent.orders import OrdersFile
@@ -271,6 +271,7 @@ class Supervisor:
             writing = self.training is not None and self.training.status is None
             if keeper.poll(now, self.orders.current.limits.keep, writing, self._time_left(now)):
                 self._dirty = True
+            self._step_wait = min(self._step_wait, keeper.wait(now))
         if seen.phase == "training":
             if self.activity.sample(now, self.orders.current.limits, self.spared(), life.has_gpu):
                 self._dirty = True
@@ -443,7 +444,7 @@ class Supervisor:
         try:
             replace_json(self._state_path, self._state(phase, now))
         except OSError as error:
-            sys.stderr.write(f"state.json can't be written: {error}\n")
+            complain(f"state.json can't be written: {error}")
 
     def _state(self, phase: str, now: Now) -> Json:
         training, drain, orders = self.training, self.seen.drain, self.orders.current

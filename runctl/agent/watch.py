@@ -14,7 +14,7 @@ from runctl.checkpoints import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Set, Tuple
+    from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
     Json = Dict[str, Any]
     Key = Tuple[int, ...]
@@ -76,6 +76,11 @@ class Candidate:
         if not still_writing or now - self.changed_at >= STABLE_SECONDS:
             return True
         return not self.tried and (self.kind in SELF_PROVING or self.renamed)
+
+    @property
+    def ready_at(self) -> float:
+        """When it is stable, or to be tried again."""
+        return max(self.retry_at, self.changed_at + STABLE_SECONDS)
 
     @property
     def order(self) -> Tuple[float, int, str]:
@@ -148,45 +153,46 @@ class Watch:
         count, self.skipped = self.skipped, 0
         return count
 
-    def _entries(self) -> List[Tuple[str, os.stat_result]]:
-        found = []
+    def _entries(self) -> Iterator[Tuple[str, os.stat_result]]:
+        """What may be a candidate by its name, one at a time: ten thousand stat results would be ten megabytes."""
         try:
-            with os.scandir(self._directory) as entries:
-                for entry in entries:
-                    if names.is_temporary(entry.name) or names.is_sidecar(entry.name) or entry.is_symlink():
-                        continue
-                    try:
-                        found.append((entry.name, entry.stat(follow_symlinks=False)))
-                    except OSError:
-                        continue  # gone since
+            entries = os.scandir(self._directory)
         except OSError:
-            return []
-        return found
+            return
+        with entries:
+            for entry in entries:
+                if names.is_temporary(entry.name) or names.is_sidecar(entry.name) or entry.is_symlink():
+                    continue
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue  # gone since
+                yield entry.name, found
 
     def _read(self, wall: float, now: float) -> bool:
         fresh: List[Tuple[str, os.stat_result]] = []
         marks: Set[int] = set()
+        older = 0
         for name, found in self._entries():
             mark = _mark(name, found)
             marks.add(mark)
             if mark not in self._known and name not in self.pending:
                 fresh.append((name, found))
-        fresh.sort(key=lambda item: item[1].st_mtime_ns)
-        older = fresh[:-HOT] if len(fresh) > HOT else []
-        for _ in older:
-            self.seen += 1
-            self.skipped += 1
+                if len(fresh) >= 2 * HOT:
+                    older += _keep_newest(fresh)
+        older += _keep_newest(fresh)
+        self.seen += older
+        self.skipped += older
         taken = False
-        untaken = set()
-        for name, found in fresh[-HOT:]:
+        for name, found in fresh:
             outcome = self._take(name, found, wall, now)
             taken = taken or outcome is True
             if outcome is None:
-                untaken.add(_mark(name, found))
-        self._known = marks - untaken
+                marks.discard(_mark(name, found))
+        self._known = marks
         if self._recognised:
             self._forget_unrecognised()
-        return taken or bool(older)
+        return taken or older > 0
 
     def _take(self, name: str, found: os.stat_result, wall: float, now: float) -> Optional[bool]:
         """Make a candidate of an entry: True; False: it is none; None: it can't be said yet."""
@@ -284,6 +290,14 @@ class Watch:
     def _trim_done(self) -> None:
         while len(self._done) > HOT_DONE:
             del self._done[next(iter(self._done))]
+
+
+def _keep_newest(fresh: List[Tuple[str, os.stat_result]]) -> int:
+    """Let go of all but the newest; how many were let go of. Sorted oldest first afterwards."""
+    fresh.sort(key=lambda item: item[1].st_mtime_ns)
+    older = max(0, len(fresh) - HOT)
+    del fresh[:older]
+    return older
 
 
 def _mark(name: str, found: os.stat_result) -> int:

@@ -22,7 +22,7 @@ Json = dict[str, Any]
 PATIENCE = 20.0
 
 
-def until(condition: Callable[[], Any], what: str = "", patience: float = PATIENCE) -> Any:
+def until(condition: Callable[[], Any], what: str | Callable[[], str] = "", patience: float = PATIENCE) -> Any:
     """Poll until the condition holds and return what it returned."""
     end = time.monotonic() + patience
     while True:
@@ -30,7 +30,7 @@ def until(condition: Callable[[], Any], what: str = "", patience: float = PATIEN
         if value:
             return value
         if time.monotonic() > end:
-            pytest.fail(f"waited {patience:g} s in vain: {what or condition}")
+            pytest.fail(f"waited {patience:g} s in vain: {what() if callable(what) else what or condition}")
         time.sleep(0.01)
 
 
@@ -61,7 +61,7 @@ class Run:
         return self.read("state.json") or {}
 
     def exit(self, patience: float = PATIENCE) -> Json:
-        until(lambda: (self.path / "exit.json").exists(), f"exit.json; {self.describe()}", patience)
+        until(lambda: (self.path / "exit.json").exists(), self.describe, patience)
         value = self.read("exit.json")
         assert value is not None
         return value
@@ -75,10 +75,10 @@ class Run:
         return until(lambda: self.state if self.state.get("training") else None, "training")
 
     def wait_state(self, condition: Callable[[Json], Any], what: str = "") -> Json:
-        return until(lambda: self.state if self.state and condition(self.state) else None, what or self.describe())
+        return until(lambda: self.state if self.state and condition(self.state) else None, what or self.describe)
 
     def printed(self, text: str) -> None:
-        until(lambda: text.encode() in self.output(), f"`{text}` in the output; {self.describe()}")
+        until(lambda: text.encode() in self.output(), self.describe)
 
     def output(self) -> bytes:
         """The whole output: the segments in order, then the current one."""
@@ -114,7 +114,7 @@ class Run:
 
     def gone(self) -> None:
         """Nothing of the attempt is left."""
-        until(lambda: not self.processes(), f"processes to be gone: {self.processes()}")
+        until(lambda: not self.processes(), lambda: f"processes to be gone: {self.processes()}")
 
 
 class Host:

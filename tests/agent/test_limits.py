@@ -29,18 +29,23 @@ while True: time.sleep(0.05)
 """
 
 
-@pytest.mark.parametrize("wall_error", [-5e6, 0.0, 5e6])
+@pytest.mark.parametrize("wall_error", [0.0, 5e6])
 def test_the_cap_holds_with_a_wrong_clock(host: Host, wall_error: float) -> None:
     """The last save is done inside the cap, by whichever clock says that it is nearer."""
     began = time.monotonic()
-    money = {"until": time.time() + 3.0 + wall_error, "seconds": 3.0 if wall_error >= 0 else 3.0}
+    money = {"until": time.time() + 3.0 + wall_error, "seconds": 3.0}
     run = host.script(SAVES, checkpoint={"grace": 1.5}, limits={"money": money})
     ended = run.exit()
     assert (ended["reason"], ended["exit_code"]) == ("cap", 0)
     assert time.monotonic() - began < 3.3
-    if wall_error >= 0:
-        assert ended["newest_durable"]["step"] == 7
-        assert ended["newest_durable"]["status"] == "durable"
+    assert ended["newest_durable"]["step"] == 7
+    assert ended["newest_durable"]["status"] == "durable"
+
+
+def test_a_cap_that_is_over_starts_nothing(host: Host) -> None:
+    """A grant that the wall clock says is over ends the attempt before its training starts."""
+    ended = host.script(SAVES, limits={"money": {"until": time.time() - 10, "seconds": 3600.0}}).exit()
+    assert (ended["reason"], ended["training_started"]) == ("cap", False)
 
 
 def test_the_cap_holds_against_a_stubborn_training(host: Host) -> None:
@@ -133,15 +138,14 @@ def test_leader_then_group_then_kill(host: Host) -> None:
         "if os.fork() == 0:\n"
         " signal.signal(signal.SIGTERM, lambda *_: print('child', flush=True))\n"
         "print('up', flush=True)\nwhile True: time.sleep(0.05)",
-        checkpoint={"grace": 1.5},
+        checkpoint={"grace": 3.0},
     )
     until(lambda: run.output().count(b"up") == 2)
     run.order(end="stop")
     ended = run.exit()
     assert (ended["killed"], ended["signal"]) == (True, 9)
-    words = run.output().decode().split()
-    assert words[2] == "leader"
-    assert set(words[3:]) == {"leader", "child"}
+    output = run.output()
+    assert output.index(b"leader") < output.index(b"child")
 
 
 @pytest.mark.parametrize("policy", ["stop", "fail"])
@@ -167,8 +171,8 @@ def test_deadline_asks(host: Host, obeys: bool) -> None:
         f" if {obeys} and os.path.exists(os.environ['RUNCTL_CHECKPOINT_REQUEST']):\n"
         "  os.unlink(os.environ['RUNCTL_CHECKPOINT_REQUEST'])\n"
         "  open('checkpoints/.x', 'wb').write(b'x'); os.rename('checkpoints/.x', 'checkpoints/a.bin')\n",
-        checkpoint={"grace": 2.5},
-        limits={"deadline": 1.5, "on_deadline": "save"},
+        checkpoint={"grace": 4.0 if obeys else 1.0},
+        limits={"deadline": 2.5, "on_deadline": "save"},
     )
     if obeys:
         run.wait_state(lambda state: state["checkpoints"]["durable"] >= 2)

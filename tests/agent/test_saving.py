@@ -1,0 +1,339 @@
+"""Checkpoints of a running training: noticed, judged, copied, kept, restored."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .real_host import Host, Run, until
+
+NPZ = """
+import io, os, sys, time, zipfile
+def npz(path, value, atomic=True):
+    import struct
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (64,), }".ljust(117) + b"\\n"
+    data = b"\\x93NUMPY\\x01\\x00" + struct.pack('<H', len(header)) + header + bytes([value]) * 512
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('w.npy', data)
+    temporary = path + '.tmp' if atomic else path
+    with open(temporary, 'wb') as out:
+        out.write(file.getvalue())
+    if atomic:
+        os.rename(temporary, path)
+"""
+
+
+def manifest(path: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((path / "manifest.json").read_text())
+    return found
+
+
+def test_checkpoints_become_durable(host: Host) -> None:
+    """Each checkpoint is copied whole with a manifest, while the training runs, and the newest are kept."""
+    run = host.script(
+        NPZ + "for i in range(1, 6):\n npz(f'checkpoints/epoch-{i}.npz', i)\n time.sleep(1.3)\ntime.sleep(600)",
+        limits={"keep": 2},
+    )
+    state = run.wait_state(lambda state: state["checkpoints"]["durable"] == 5)
+    newest = state["checkpoints"]["newest_durable"]
+    assert (newest["epoch"], newest["format"], newest["status"]) == (5, "npz", "durable")
+    until(lambda: len(run.durable()) == 2)
+    assert [manifest(path)["epoch"] for path in run.durable()] == [4, 5]
+    copied = Path(newest["durable_path"]) / "data" / "epoch-5.npz"
+    assert copied.read_bytes() == Path(newest["path"]).read_bytes()
+    lines = run.lines("checkpoints.jsonl")
+    assert [line["line"] for line in lines] == list(range(1, len(lines) + 1))
+    assert [line["seq"] for line in lines if line["status"] == "durable"] == [1, 2, 3, 4, 5]
+    until(lambda: [x["seq"] for x in run.lines("checkpoints.jsonl") if x["status"] == "pruned"] == [1, 2, 3])
+    run.order(end="cancel")
+    run.exit()
+
+
+def test_what_is_saved_at_the_end(host: Host) -> None:
+    """A checkpoint that is written just before the exit is durable when the exit is recorded; an opaque one, too."""
+    run = host.script("open('checkpoints/model-9.bin', 'wb').write(b'weights'); raise SystemExit(2)")
+    ended = run.exit()
+    assert (ended["exit_code"], ended["checkpoints"]["durable"]) == (2, 1)
+    assert ended["newest_durable"]["name"] == "model-9.bin"
+    assert ended["newest_durable"]["format"] == "opaque"
+
+
+def test_a_torn_checkpoint_is_invalid(host: Host) -> None:
+    """A checkpoint that is cut short is said to be invalid once it has stopped changing, and is not copied."""
+    run = host.script(
+        NPZ + "npz('checkpoints/a.npz', 1)\ndata = open('checkpoints/a.npz', 'rb').read()\n"
+        "open('checkpoints/b.npz', 'wb').write(data[:-30])\ntime.sleep(600)"
+    )
+    run.wait_state(lambda state: state["checkpoints"]["invalid"] == 1)
+    assert [line["name"] for line in run.lines("checkpoints.jsonl") if line["status"] == "invalid"] == ["b.npz"]
+    assert "checkpoint_invalid" in run.events()
+    assert len(run.durable()) == 1
+    run.order(end="cancel")
+    ended = run.exit()
+    assert ended["newest_durable"]["name"] == "a.npz"
+    assert ended["checkpoints"] == {"seen": 2, "durable": 1, "invalid": 1}
+
+
+def test_a_slow_writer_is_waited_for(host: Host) -> None:
+    """A file that is written in place is taken when it is whole, not before and not as invalid."""
+    run = host.script(
+        NPZ + "npz('checkpoints/.x', 3)\ndata = open('checkpoints/.x', 'rb').read()\n"
+        "with open('checkpoints/a.npz', 'wb') as out:\n"
+        " for i in range(0, len(data), 60):\n  out.write(data[i:i + 60]); out.flush(); time.sleep(0.2)\ntime.sleep(600)"
+    )
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    assert run.state["checkpoints"]["invalid"] == 0
+    run.order(end="cancel")
+    run.exit()
+
+
+def test_the_same_name_again(host: Host) -> None:
+    """A script that overwrites its last checkpoint gets each version copied, none overwritten."""
+    run = host.script(NPZ + "for i in range(3):\n npz('checkpoints/latest.npz', i)\n time.sleep(1.5)")
+    ended = run.exit()
+    assert ended["checkpoints"]["durable"] == 3
+    assert len({(path / "data" / "latest.npz").read_bytes() for path in run.durable()}) == 3
+
+
+def test_what_is_no_checkpoint(host: Host) -> None:
+    """Temporary files, logs, links and files of no known format beside real checkpoints don't count."""
+    secret = host.root / "secret.npz"
+    secret.write_bytes(b"secret")
+    run = host.script(
+        NPZ + "npz('checkpoints/a.npz', 1)\n"
+        "for name in ('.hidden', 'b.npz.tmp', 'tmp.npz', 'train.log', 'metrics.jsonl', 'README.md', 'meta.json', 'notes'):\n"
+        " open('checkpoints/' + name, 'wb').write(b'{}')\n"
+        f"os.symlink({str(secret)!r}, 'checkpoints/latest.npz')\n"
+        "os.mkdir('checkpoints/empty'); os.mkdir('checkpoints/logs'); open('checkpoints/logs/x.pt', 'w')\n"
+        "os.mkfifo('checkpoints/fifo.npz')\ntime.sleep(1.5)"
+    )
+    ended = run.exit()
+    assert ended["checkpoints"] == {"seen": 1, "durable": 1, "invalid": 0}
+    assert not list(host.destination.rglob("*latest*"))
+
+
+def test_directories(host: Host) -> None:
+    """A directory is one checkpoint, whole when all files in it are; a link out of it makes it invalid."""
+    run = host.script(
+        NPZ + "os.mkdir('checkpoints/.new')\nnpz('checkpoints/.new/model.npz', 1)\n"
+        "open('checkpoints/.new/trainer_state.json', 'w').write("
+        '\'{"epoch": 1.5, "num_train_epochs": 3, "global_step": 50, "max_steps": 100}\')\n'
+        "os.rename('checkpoints/.new', 'checkpoints/checkpoint-50')\n"
+        "os.mkdir('checkpoints/checkpoint-60')\nos.symlink('/etc/hostname', 'checkpoints/checkpoint-60/model.npz')\n"
+        "time.sleep(600)"
+    )
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1 and state["checkpoints"]["invalid"] == 1)
+    (kept,) = run.durable()
+    assert sorted(path.name for path in (kept / "data" / "checkpoint-50").iterdir()) == ["model.npz", "trainer_state.json"]
+    assert manifest(kept)["step"] == 50
+    state = run.wait_state(lambda state: state["progress"])
+    assert state["progress"]["source"] == "trainer_state"
+    assert (state["progress"]["step"], state["progress"]["fraction"]) == (50, 0.5)
+    run.order(end="cancel")
+    run.exit()
+
+
+@pytest.mark.parametrize(("check", "valid"), [("grep -q good", True), ("grep -q bad", False)])
+def test_the_users_own_check(host: Host, check: str, valid: bool) -> None:
+    """With `format: command` the user's command decides."""
+    format_ = {"kind": "command", "command": ["sh", "-c", f'{check} "$0"', "{}"]}
+    run = host.script("open('checkpoints/x y.dat', 'w').write('good')", checkpoint={"format": format_})
+    ended = run.exit()
+    assert ended["checkpoints"]["durable"] == int(valid)
+    assert ended["checkpoints"]["invalid"] == int(not valid)
+
+
+def test_ten_thousand(host: Host) -> None:
+    """Ten thousand checkpoints cost the agent next to nothing: the newest are copied, all are counted."""
+    run = host.script(
+        NPZ + "npz('checkpoints/.x', 1)\ndata = open('checkpoints/.x', 'rb').read()\n"
+        "for i in range(10000):\n"
+        " path = f'checkpoints/step-{i:05d}.npz'\n"
+        " with open(path + '.tmp', 'wb') as out: out.write(data)\n os.rename(path + '.tmp', path)\n"
+        "print('written', flush=True)\ntime.sleep(600)"
+    )
+    run.wait_state(lambda state: (state["checkpoints"]["newest_durable"] or {}).get("step") == 9999, "step 9999")
+    run.wait_state(lambda state: state["checkpoints"]["seen"] == 10000)
+    import psutil
+
+    agent = psutil.Process(run.state["agent"]["pid"])
+    assert agent.memory_info().rss < 16 << 20
+    before = sum(agent.cpu_times()[:2])
+    until(lambda: run.state["active"] > before + 6)
+    assert sum(agent.cpu_times()[:2]) - before < 0.1
+    assert len(run.durable()) <= 4
+    run.order(end="cancel")
+    run.exit()
+
+
+def start_and_save(host: Host, uid: str, value: int = 5) -> Run:
+    run = host.script(NPZ + f"npz('checkpoints/epoch-{value}.npz', {value})", uid=uid)
+    assert run.exit()["checkpoints"]["durable"] == 1
+    return run
+
+
+PRINT_RESUME = "import os, sys; p = os.environ['RUNCTL_RESUME_FROM']; print(sys.argv[1:], os.path.getsize(p), p)"
+
+
+def test_restore(host: Host) -> None:
+    """An attempt goes on from a durable checkpoint: verified, in place before the script starts, not counted as its own."""
+    first = start_and_save(host, "job1")
+    source = first.durable()[0]
+    run = host.script(
+        PRINT_RESUME,
+        uid="job1",
+        attempt=2,
+        checkpoint={"restore": {"source": str(source), "name": "epoch-5.npz"}, "resume_arg": "--resume"},
+    )
+    ended = run.exit()
+    path = Path(run.spec["checkpoint"]["dir"]) / "epoch-5.npz"
+    assert ended["exit_code"] == 0
+    assert run.output().decode() == f"{['--resume', str(path)]} {path.stat().st_size} {path}\n"
+    assert path.read_bytes() == (source / "data" / "epoch-5.npz").read_bytes()
+    assert ended["checkpoints"]["seen"] == 0
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "missing", "no manifest", "escaping"])
+def test_a_damaged_restore(host: Host, damage: str) -> None:
+    """A checkpoint that isn't what was saved fails the start; the script never runs from zero instead."""
+    source = start_and_save(host, "job2").durable()[0]
+    file = source / "data" / "epoch-5.npz"
+    content = file.read_bytes()
+    if damage == "flipped":
+        file.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    elif damage == "short":
+        file.write_bytes(content[:-1])
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "no manifest":
+        (source / "manifest.json").unlink()
+    else:
+        value = manifest(source)
+        value["files"] = [{**value["files"][0], "path": "../../../escaped"}]  # type: ignore[index]
+        (source / "manifest.json").write_text(json.dumps(value))
+    run = host.script(
+        "print('from zero')",
+        uid="job2",
+        attempt=2,
+        checkpoint={"restore": {"source": str(source), "name": "epoch-5.npz"}},
+    )
+    ended = run.exit()
+    assert (ended["reason"], ended["training_started"]) == ("start_failed", False)
+    assert str(source) in ended["detail"]
+    assert run.output() == b""
+    assert os.listdir(run.spec["checkpoint"]["dir"]) == []
+
+
+def test_torn_copies_are_swept(host: Host) -> None:
+    """What a copy that was torn by a crash left behind is removed at the next start, and what is durable stays."""
+    run = start_and_save(host, "job3")
+    parent = run.durable()[0].parent
+    (parent / ".partial-000007" / "data").mkdir(parents=True)
+    (parent / "000008" / "data").mkdir(parents=True)
+    (parent / "000008" / "data" / "x").write_text("torn")
+    host.script("pass", uid="job3", attempt=2).exit()
+    assert [path.name for path in parent.iterdir()] == ["000001"]
+    assert len(run.durable()) == 1
+
+
+def test_a_directory_that_cannot_be_made(host: Host) -> None:
+    """A checkpoint directory whose place a file has fails the attempt before the script runs."""
+    run = host.prepare([sys.executable, "-c", "print('no')"])
+    Path(run.spec["checkpoint"]["dir"]).write_text("a file")
+    host.launch(run)
+    ended = run.exit()
+    assert (ended["reason"], ended["training_started"]) == ("start_failed", False)
+    assert "a file is in its place" in ended["detail"]
+
+
+def test_a_directory_below_a_file(host: Host) -> None:
+    """Nor can one be made below a file."""
+    blocker = host.root / "blocker"
+    blocker.write_text("a file")
+    ended = host.script("print('no')", checkpoint={"dir": str(blocker / "checkpoints")}).exit()
+    assert ended["reason"] == "start_failed"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    if os.getuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)], check=False, capture_output=True)
+    if done.returncode != 0:
+        pytest.skip(f"a small file system can't be mounted: {done.stderr.decode().strip()}")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk(host: Host, small_disk: Path) -> None:
+    """A copy that doesn't fit leaves the training alone, and is done when there is place again."""
+    blocker = small_disk / "blocker"
+    blocker.write_bytes(b"x" * 900_000)
+    host.destination = small_disk / "durable"
+    run = host.script(
+        "import os, time\nopen('checkpoints/.x', 'wb').write(os.urandom(300000))\n"
+        "os.rename('checkpoints/.x', 'checkpoints/a.bin')\nprint('saved', flush=True)\ntime.sleep(600)"
+    )
+    until(lambda: "checkpoint_copy_failed" in run.events())
+    assert run.state["phase"] == "training"
+    assert "No space left" in run.lines("checkpoints.jsonl")[0]["detail"]
+    blocker.unlink()
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    run.order(end="cancel")
+    run.exit()
+
+
+def test_a_full_disk_hides_no_exit_code(host: Host, small_disk: Path) -> None:
+    """When the run directory's disk is full, the exit code is recorded all the same."""
+    host.root = small_disk
+    run = host.script("import time, sys\nprint('up', flush=True)\nsys.stdin.read()\ntime.sleep(2.5)\nraise SystemExit(6)")
+    run.training()
+    with pytest.raises(OSError, match="No space"), open(small_disk / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    ended = run.exit()
+    assert (ended["reason"], ended["exit_code"]) == ("exited", 6)
+
+
+def test_a_read_only_destination(host: Host, small_disk: Path) -> None:
+    """A destination that can't be written fails the start, before the training could lose its work."""
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    host.destination = small_disk / "durable"
+    ended = host.script("print('no')").exit()
+    assert ended["reason"] == "start_failed"
+    assert "destination" in ended["detail"]
+
+
+def test_a_read_only_checkpoint_directory(host: Host, small_disk: Path) -> None:
+    """Nor does a training start that couldn't save."""
+    (small_disk / "checkpoints").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = host.script("print('no')", checkpoint={"dir": str(small_disk / "checkpoints")}).exit()
+    assert ended["reason"] == "start_failed"
+    assert "can't be written to" in ended["detail"]
+
+
+def test_a_killed_copy_leaves_no_checkpoint(host: Host) -> None:
+    """An agent that is killed in the middle of a copy leaves nothing that looks durable and isn't."""
+    run = host.script(
+        "import os, time\nwith open('checkpoints/.x', 'wb') as f:\n for _ in range(40): f.write(os.urandom(1 << 20))\n"
+        "os.rename('checkpoints/.x', 'checkpoints/big.bin')\nprint('saved', flush=True)\ntime.sleep(600)"
+    )
+    run.training()
+    until(lambda: list(host.destination.glob("*/*/.partial-*")))
+    os.kill(run.state["agent"]["pid"], 9)
+    assert run.exit()["reason"] == "lost"
+    for path in run.durable():
+        data = path / "data" / "big.bin"
+        assert data.stat().st_size == 40 << 20
+    run.gone()
