@@ -112,3 +112,9 @@ def _opened(path: Path) -> Iterator[int | None]:
         yield fd if stat.S_ISREG(os.fstat(fd).st_mode) else None
     finally:
         os.close(fd)
+
+
+def read_setup(run_dir: Path, offset: int, limit: int = READ_BYTES) -> bytes:
+    """As `read_output`, of what the preparation steps printed; that log is never rotated."""
+    with _opened(run_dir / "setup.log") as fd:
+        return b"" if fd is None else os.pread(fd, limit, offset)

@@ -1,0 +1,87 @@
+"""Following jobs as a reader: what is new in the store and in the run directories since the last look."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from runctl.cli.render.sight import Sight, look
+from runctl.home import Home
+from runctl.planner.record import Event, Record
+from runctl.providers.local.logs import read_output, read_setup
+from runctl.reconciler.controller import rests
+from runctl.store.interface import NotFound, Store
+
+# A flood of output is shown in pieces of this size, so that the rest of the view keeps moving.
+CHUNK_BYTES = 256 * 1024
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look brought. `sight` is None when the job was deleted."""
+
+    name: str
+    sight: Sight | None
+    events: tuple[Event, ...] = ()
+    setup: bytes = b""
+    output: bytes = b""
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.events or self.setup or self.output)
+
+
+class Follower:
+    """One job, followed from the moment of its making: events above `after`, output of attempts from `attempt` on.
+
+    `rested` is true when nothing is left to come: the job rests with no request open, and all of its output was read.
+    """
+
+    def __init__(self, home: Home, store: Store, record: Record, *, after: int, attempt: int) -> None:
+        self.record = record
+        self.rested = False
+        self.deleted = False
+        self._home = home
+        self._store = store
+        self._seq = after
+        self._attempt = attempt
+        self._output = 0
+        self._setup = 0
+
+    def look(self, now: datetime) -> News:
+        name = self.record.name
+        try:
+            versioned = self._store.get(self.record.uid)
+            asked = self._store.requests(self.record.uid)
+        except NotFound:
+            self.rested = self.deleted = True
+            return News(name=name, sight=None)
+        self.record = versioned.record
+        events = self._store.events(self.record.uid, self._seq)
+        self._seq = events[-1][0] if events else self._seq
+        setup, output = self._read()
+        news = News(
+            name=name,
+            sight=look(self._home, self._store, versioned, now),
+            events=tuple(event for _, event in events),
+            setup=setup,
+            output=output,
+        )
+        self.rested = rests(self.record) and not asked and news.nothing
+        return news
+
+    def _read(self) -> tuple[bytes, bytes]:
+        """The next piece of the attempt's logs; of the next attempt, when this one is over and read to its end."""
+        attempts = self.record.attempts
+        while self._attempt <= len(attempts):
+            run_dir = self._home.run_dir(self.record.uid, self._attempt)
+            over = attempts[self._attempt - 1].end is not None
+            setup = read_setup(run_dir, self._setup, CHUNK_BYTES)
+            output = b"" if setup else read_output(run_dir, self._output, CHUNK_BYTES)
+            self._setup += len(setup)
+            self._output += len(output)
+            if setup or output or not over:
+                return setup, output
+            self._attempt += 1
+            self._setup = self._output = 0
+        return b"", b""

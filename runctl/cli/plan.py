@@ -1,0 +1,50 @@
+"""`runctl plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from runctl.cli.choices import Manifests, Output, Replace, Rerun, TextOrJson
+from runctl.cli.exit_codes import ExitCode
+
+
+def plan(
+    files: Manifests,
+    output: Output = TextOrJson.TEXT,
+    detailed: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit with 12 if applying would change anything.")
+    ] = False,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the plan, for `runctl apply --plan FILE`.")
+    ] = None,
+    replace: Replace = False,
+    rerun: Rerun = False,
+) -> int:
+    """Shows the difference, the machine, the rate, the worst-case cost, and how the job would be held to its limits.
+
+    Freezes the code and checks the script; starts nothing and changes no job.
+    """
+    from datetime import UTC, datetime
+
+    from runctl.cli import saved_plan
+    from runctl.cli.jobs import opened
+    from runctl.cli.manifests import read_to_apply
+    from runctl.cli.proposing import preview_of, propose_all
+    from runctl.cli.render.plan import document
+    from runctl.cli.streams import clean, data, data_json
+    from runctl.planner.preview import render
+
+    found = read_to_apply(files)
+    with opened() as (home, store):
+        proposals = propose_all(store, home, found, replace=replace, rerun=rerun)
+        if out is not None:
+            saved_plan.save(out, home, proposals, replace=replace, rerun=rerun)
+    previews = [preview_of(each, datetime.now(UTC)) for each in proposals]
+    if output is TextOrJson.JSON:
+        data_json(document(proposals, previews), indent=2)
+    else:
+        data("\n".join(clean(render(each)) for each in previews).rstrip("\n"))
+    changed = any(each.changed for each in previews)
+    return ExitCode.CHANGES if detailed and changed else ExitCode.OK

@@ -1,0 +1,84 @@
+"""How a job ended or why it rests, and what to do next."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from runctl.cli.render.sight import Sight
+from runctl.cli.render.status import checkpoint_words, cost_words, progress_words
+from runctl.cli.render.table import facts
+from runctl.cli.render.words import count, span
+from runctl.planner.record import OutcomeType, Record, StopReason
+
+
+def ending(sight: Sight) -> str:
+    """The last words about a job that is finished or rests."""
+    record = sight.record
+    newest = checkpoint_words(sight.checkpoint, sight)
+    rows = [
+        ("progress", progress_words(sight)),
+        ("cost", cost_words(sight)),
+        ("checkpoint", f"{newest}; {count(sight.durable, 'durable checkpoint')} in all" if newest else ""),
+        ("attempts", f"{len(record.attempts)}, {span(sight.now - record.created_at)} in all" if record.attempts else ""),
+    ]
+    told = facts(rows)
+    return f"{record.name}: {verdict(record)}" + (f"\n{told}" if told else "")
+
+
+def verdict(record: Record) -> str:
+    """`Succeeded: the training exited with 0`."""
+    if record.outcome is not None:
+        return f"{record.outcome.type}: {record.outcome.message}"
+    if record.stopped is not None:
+        return f"Stopped: {record.stopped.message}"
+    return str(record.phase)
+
+
+def good(record: Record) -> bool:
+    return record.outcome is not None and record.outcome.type is OutcomeType.SUCCEEDED
+
+
+def advice(record: Record) -> str:
+    """What a user would do now."""
+    name = record.name
+    if record.outcome is not None:
+        return _after(record, record.outcome.type)
+    if record.stopped is None:
+        return ""
+    match record.stopped.reason:
+        case StopReason.USER:
+            return f"apply the manifest again to go on from the checkpoint, or end it for good: `runctl cancel {name}`"
+        case StopReason.BUSY:
+            return (
+                "apply again when the machine is free, or set `instance.busy` to `wait` (queue for it), "
+                "`replace` (save and stop the other job) or `share` (run beside it)"
+            )
+        case StopReason.LAUNCH_FAILED:
+            return "mend what it names and apply the manifest again"
+        case _:  # pragma: no cover
+            assert_never(record.stopped.reason)
+
+
+def _after(record: Record, outcome: OutcomeType) -> str:
+    name, reason = record.name, record.outcome.reason if record.outcome else ""
+    match outcome:
+        case OutcomeType.SUCCEEDED:
+            return f"`runctl checkpoints {name}` says where its checkpoints are, `runctl logs {name}` prints its output"
+        case OutcomeType.FAILED if reason in ("SetupFailed", "StartFailed"):
+            return f"`runctl logs {name} --setup` shows the preparation; then mend it and apply with `--rerun`"
+        case OutcomeType.FAILED:
+            return f"`runctl logs {name} --tail 50` shows its last words; then mend it and apply with `--rerun`"
+        case OutcomeType.CAP_REACHED:
+            return "raise `cost.cap` and apply again: it goes on from the checkpoint with the same ledger"
+        case OutcomeType.DURATION_REACHED:
+            return "raise `limits.duration` and apply again: it goes on from the checkpoint"
+        case OutcomeType.CHECKPOINT_OVERDUE:
+            return "see why it doesn't save, or raise `checkpoint.deadline` and apply again: it goes on from the checkpoint"
+        case OutcomeType.CANCELLED:
+            return "apply with `--rerun` to run it anew"
+        case OutcomeType.NO_CAPACITY:
+            return "apply again later, or allow another machine"
+        case OutcomeType.LOST:
+            return f"`runctl events {name}` shows what was seen of it; apply with `--rerun` to run it anew"
+        case _:  # pragma: no cover
+            assert_never(outcome)
