@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from runctl.manifest.fields import VERBATIM, Shape, refuse
+from runctl.manifest.fields import Shape, refuse
 
 _HINT = "nothing is run by a shell: write an argv list, or put the line into a script and run that"
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
@@ -52,7 +52,12 @@ COMMAND = Shape(
     "command: an argv list, or a line that is split without a shell",
     {
         "anyOf": [
-            {"type": "array", "items": VERBATIM.schema, "minItems": 1},
+            {
+                "type": "array",
+                "prefixItems": [{"type": ["string", "number", "boolean"], "minLength": 1}],
+                "items": {"type": ["string", "number", "boolean"]},
+                "minItems": 1,
+            },
             {
                 "type": "string",
                 "pattern": "^ *(?![A-Za-z_][A-Za-z0-9_]*=)[A-Za-z0-9_./~-]"

@@ -84,8 +84,8 @@ _read_size = _quantity("bad-size", parse_size, "a size, such as `200 GiB`")
 _read_every = _quantity("bad-interval", parse_every, "an interval, such as `2 epochs` or `10m`")
 _read_share = _quantity("bad-percentage", parse_share, "a percentage, such as `80%`")
 
-_UNIT = "(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m(?![a-z])|hours?|hrs?|h(?![a-z])|days?|d(?![a-z])|weeks?|w)"
-_DURATION = rf"([0-9]{{1,9}}(\.[0-9]{{1,3}})? ?{_UNIT} ?)+"
+_UNIT = "(seconds?|secs?|s|minutes?|mins?|m(?![a-z])|hours?|hrs?|h|days?|d|weeks?|w)"
+_DURATION = rf"([0-9]{{1,9}}(\.[0-9]{{1,3}})? ?{_UNIT} ?|[0-9]{{1,9}} ?(milliseconds?|ms) ?)+"
 _DIGITS = r"([0-9]{1,12}(\.[0-9]{1,6})?|\.[0-9]{1,6})"
 _MONEY = {
     "anyOf": [
@@ -107,7 +107,7 @@ EveryText = Annotated[
     PlainValidator(_read_every),
     Shape(
         "interval",
-        {"type": "string", "pattern": rf"^(0*[1-9][0-9]{{0,8}} ?(epochs?|steps?)|(?=.*[1-9]){_DURATION})$"},
+        {"type": "string", "pattern": rf"^(0{{0,3}}[1-9][0-9]{{0,8}} ?(epochs?|steps?)|(?=.*[1-9]){_DURATION})$"},
     ),
 ]
 ShareText = Annotated[
@@ -171,7 +171,9 @@ def word(*words: str) -> tuple[PlainValidator, Shape]:
             raise refuse_word(text, words)
         return text
 
-    return PlainValidator(read), Shape(" · ".join(f"`{each}`" for each in words), {"enum": list(words)})
+    return PlainValidator(read), Shape(
+        " · ".join(f"`{each}`" for each in words), {"enum": [str(each) for each in words]}
+    )
 
 
 def choice(kind: type[E]) -> tuple[PlainValidator, Shape]:

@@ -217,7 +217,7 @@ class Recognition(StrEnum):
     OTHER_CONTENT = "no `apiVersion: runctl/…` at its top level"
 
 
-_DECLARED = re.compile(rb"""^(?:\{\s*|---\s+)?["']?apiVersion["']?\s*:\s*["']?runctl/""", re.MULTILINE)
+_DECLARED = re.compile(rb"""^(?:\xef\xbb\xbf)?(?:\{\s*|---\s+)?["']?apiVersion["']?\s*:\s*["']?runctl/""", re.MULTILINE)
 
 
 def recognise(name: str, text: bytes) -> Recognition:

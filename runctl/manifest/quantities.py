@@ -136,18 +136,26 @@ def parse_money(text: str) -> Money:
 
 def parse_duration(text: str) -> Duration:
     """Parse `90s`, `30m`, `1h30m`, `2d`. A number without a unit is refused: nobody knows whether it is seconds."""
+    duration = _duration(text)
+    if duration is None:
+        why = "has no unit" if re.fullmatch(r"\d+(\.\d+)?", text.strip(), re.ASCII) else "is not a duration"
+        raise QuantityError(f"`{text}` {why}", DURATION_HINT)
+    return duration
+
+
+def _duration(text: str) -> Duration | None:
+    """None for text of another form; raises for a duration out of bounds."""
     stripped = text.strip()
     position, millis = 0, Decimal(0)
     while position < len(stripped):
         match = _DURATION_PART.match(stripped, position)
         if match is None:
-            break
+            return None
         unit = "ms" if match[2].startswith(("ms", "milli")) else match[2][0]
         millis += Decimal(match[1]) * _DURATION_MILLIS[unit]
         position = match.end()
-    if position == 0 or position < len(stripped):
-        why = "has no unit" if re.fullmatch(r"\d+(\.\d+)?", stripped, re.ASCII) else "is not a duration"
-        raise QuantityError(f"`{text}` {why}", DURATION_HINT)
+    if position == 0:
+        return None
     if millis != millis.to_integral_value():
         raise QuantityError(f"`{text}` is finer than a millisecond", DURATION_HINT)
     if millis > MAX_DURATION / timedelta(milliseconds=1):
@@ -173,13 +181,12 @@ def parse_every(text: str) -> Every:
         if n == 0:
             raise QuantityError("an interval of 0 would never end", EVERY_HINT)
         return Every(text=text, unit="epochs" if unit.startswith("epoch") else "steps", n=n)
-    try:
-        millis = parse_duration(text).millis
-    except QuantityError:
-        raise QuantityError(f"`{text}` is not a checkpoint interval", EVERY_HINT) from None
-    if millis == 0:
+    duration = _duration(text)
+    if duration is None:
+        raise QuantityError(f"`{text}` is not a checkpoint interval", EVERY_HINT)
+    if duration.millis == 0:
         raise QuantityError("an interval of 0 would never end", EVERY_HINT)
-    return Every(text=text, unit="time", n=millis)
+    return Every(text=text, unit="time", n=duration.millis)
 
 
 def parse_share(text: str) -> Share:

@@ -155,6 +155,7 @@ def test_intervals(text: str, unit: str, n: int) -> None:
         ("0s", "never end"),
         ("5", "not a checkpoint interval"),
         ("2 laps", "not a checkpoint"),
+        ("4000d", "ten years"),
     ],
 )
 def test_intervals_refused(text: str, why: str) -> None:
