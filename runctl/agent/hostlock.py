@@ -50,14 +50,15 @@ def directory() -> str:
     if chosen:
         return chosen
     for candidate in DIRECTORIES:
-        if os.path.isdir(candidate) and not _is_network(candidate):
+        if os.path.isdir(candidate) and network_file_system(candidate) is None:
             return candidate
     raise LockUnusable(f"none of {', '.join(DIRECTORIES)} is a directory on a local file system")
 
 
-def _is_network(path: str) -> bool:
+def network_file_system(path: str) -> Optional[str]:
+    """The kind of the network file system that a path is on, None if it is on a local one. Known on Linux only."""
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     real = os.path.realpath(path)
     best, kind = "", ""
     try:
@@ -69,8 +70,8 @@ def _is_network(path: str) -> bool:
                 if len(fields) > 2 and inside and len(mount) >= len(best):
                     best, kind = mount, fields[2]
     except OSError:
-        return False
-    return kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.ssh")
+        return None
+    return kind if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.ssh") else None
 
 
 def path_of(slot: int) -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 
+from runctl.agent.hostlock import network_file_system
 from runctl.agent.processes import identity as process_identity
 from runctl.agent.processes import is_alive
 from runctl.home import Home
@@ -47,7 +48,7 @@ def controller_alive(holder: ControllerId) -> bool:
 
 def open_store(home: Home) -> SqliteStore:
     """Raises `StoreUnavailable` or one of its kinds."""
-    return SqliteStore(home.database, controller_alive)
+    return SqliteStore(home.database, controller_alive, network_file_system)
 
 
 def make_controller(

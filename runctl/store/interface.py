@@ -84,13 +84,18 @@ class Create(msgspec.Struct, frozen=True):
 
 
 class Put(msgspec.Struct, frozen=True):
-    """The next record of a job whose lease (`epoch`) the writer holds; answered requests are dropped."""
+    """The next record of a job whose lease (`epoch`) the writer holds; answered requests are dropped.
+
+    `group` is a group with the version at which the writer saw its members: refused with `Conflict` if another write
+    against that group came in between, so that two members never reserve the same money or place.
+    """
 
     uid: str
     version: int
     epoch: int
     record: Record
     events: tuple[Event, ...] = ()
+    group: tuple[str, int] | None = None
 
 
 class Remove(msgspec.Struct, frozen=True):
@@ -142,6 +147,9 @@ class Store(Protocol):
 
     def jobs(self) -> list[Versioned]:
         """The current run of every name, by creation."""
+
+    def group_version(self, group: str) -> int:
+        """How many writes against `group` there have been. Read it before the members."""
 
     def requests(self, uid: str) -> tuple[Asked, ...]:
         """Those not answered yet, by serial."""

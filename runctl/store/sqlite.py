@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ SCHEMA_VERSION = 1
 
 # How long a writer waits for another's transaction. Each is a few milliseconds; this is for a machine that swaps.
 BUSY_TIMEOUT_SECONDS = 30.0
+WAL_RETRY_SECONDS = 0.005
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -50,6 +52,7 @@ CREATE TABLE leases (uid TEXT PRIMARY KEY, epoch INTEGER NOT NULL, holder BLOB N
 CREATE TABLE requests (
     uid TEXT NOT NULL, serial INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, serial)
 ) STRICT;
+CREATE TABLE groups (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;
 CREATE TABLE events (uid TEXT NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, seq)) STRICT;
 """
 
@@ -68,25 +71,50 @@ _decode_head = msgspec.json.Decoder(_RecordHead).decode
 
 
 class SqliteStore:
-    """Opens or creates the file at `path` (mode 0600, directory 0700). `alive` tells whether a controller still runs.
+    """Opens or creates the file at `path` (mode 0600, directory 0700). `alive` tells whether a controller still runs,
+    `remote` names the network file system that a directory is on, if it is on one: a write-ahead log needs shared
+    memory, which no two hosts have.
 
     Raises `StoreUnavailable` or one of its kinds; the file is never repaired or replaced by the program.
     """
 
-    def __init__(self, path: Path, alive: Callable[[ControllerId], bool]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        alive: Callable[[ControllerId], bool],
+        remote: Callable[[str], str | None] = lambda directory: None,
+    ) -> None:
         self._path = path
         self._alive = alive
         self._lock = threading.RLock()
         with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if (kind := remote(str(path.parent))) is not None:
+                raise StoreUnavailable(
+                    f"`{path.parent}` is on a network file system ({kind}), where a write-ahead log isn't safe",
+                    "keep the state on a local disk: set RUNCTL_HOME",
+                )
             self._db = self._open(path)
-            self._reader = self._connect(path)
+            try:
+                self._prepare(self._db)
+                self._reader = self._connect(path)
+            except BaseException:
+                self._db.close()
+                raise
 
     def _open(self, path: Path) -> sqlite3.Connection:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # SQLite gives its side files the mode of the main one.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        db = self._connect(path)
-        if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        else:
+            _sync_directory(path.parent)
+        return self._connect(path)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        path = self._path
+        if _to_wal(db) != "wal":
             raise StoreUnavailable(
                 f"`{path}` can't use a write-ahead log", "keep the state on a local disk: set RUNCTL_HOME"
             )
@@ -102,9 +130,11 @@ class SqliteStore:
                     f"`{path}` is of format {version}, this version of runctl reads up to {SCHEMA_VERSION}",
                     "nothing was changed; upgrade runctl, or use another home: set RUNCTL_HOME",
                 )
-        finally:
             db.execute("COMMIT")
-        return db
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
@@ -121,6 +151,8 @@ class SqliteStore:
             raise StoreDamaged(f"`{self._path}` is damaged: {error}", _DAMAGED_HINT) from error
         except OSError as error:
             raise StoreUnavailable(f"`{error.filename or self._path}`: {error.strerror}", _cure(str(error))) from error
+        except msgspec.MsgspecError as error:
+            raise StoreDamaged(f"`{self._path}` holds what can't be read: {error}", _DAMAGED_HINT) from error
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
         receipts: list[Receipt] = []
@@ -148,6 +180,8 @@ class SqliteStore:
                 return self._create(write)
             case Put():
                 self._check(write.uid, write.version, write.epoch)
+                if write.group is not None:
+                    self._advance(*write.group)
                 self._db.execute(
                     "UPDATE jobs SET version = version + 1, record = ? WHERE uid = ?",
                     (_encode(write.record), write.uid),
@@ -228,6 +262,14 @@ class SqliteStore:
         if tuple(row) != (version, epoch):
             raise Conflict(f"job {uid} is at version {row[0]}, epoch {row[1]}, not {version}, {epoch}")
 
+    def _advance(self, group: str, version: int) -> None:
+        self._db.execute("INSERT INTO groups (name, version) VALUES (?, 0) ON CONFLICT DO NOTHING", (group,))
+        changed = self._db.execute(
+            "UPDATE groups SET version = version + 1 WHERE name = ? AND version = ?", (group, version)
+        )
+        if changed.rowcount != 1:
+            raise Conflict(f"another member of group {group} was written since version {version}")
+
     def _read(self, sql: str, args: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock, self._translated():
             return self._reader.execute(sql, args).fetchall()
@@ -239,16 +281,15 @@ class SqliteStore:
         return self._versioned(rows[0])
 
     def _versioned(self, row: Any) -> Versioned:
-        try:
+        with self._translated():
             found = _decode_head(row[0]).version
             if found > RECORD_VERSION:
                 raise StoreTooNew(
-                    f"`{self._path}` holds a record of format {found}, this version of runctl reads up to {RECORD_VERSION}",
+                    f"`{self._path}` holds a record of format {found}, "
+                    f"this version of runctl reads up to {RECORD_VERSION}",
                     "nothing was changed; upgrade runctl, or use another home: set RUNCTL_HOME",
                 )
             return Versioned(_decode_record(row[0]), row[1], row[2])
-        except msgspec.MsgspecError as error:
-            raise StoreDamaged(f"`{self._path}` holds a record that can't be read: {error}", _DAMAGED_HINT) from error
 
     def get(self, uid: str) -> Versioned:
         return self._one("uid", uid)
@@ -260,20 +301,27 @@ class SqliteStore:
         rows = self._read("SELECT record, version, epoch FROM jobs WHERE current = 1 ORDER BY created, uid")
         return [self._versioned(row) for row in rows]
 
+    def group_version(self, group: str) -> int:
+        rows = self._read("SELECT version FROM groups WHERE name = ?", (group,))
+        return int(rows[0][0]) if rows else 0
+
     def requests(self, uid: str) -> tuple[Asked, ...]:
         rows = self._read("SELECT serial, body FROM requests WHERE uid = ? ORDER BY serial", (uid,))
-        return tuple(Asked(serial, _decode_request(body)) for serial, body in rows)
+        with self._translated():
+            return tuple(Asked(serial, _decode_request(body)) for serial, body in rows)
 
     def pending(self) -> set[str]:
         return {uid for (uid,) in self._read("SELECT DISTINCT uid FROM requests")}
 
     def events(self, uid: str, after: int = 0) -> list[tuple[int, Event]]:
         rows = self._read("SELECT seq, body FROM events WHERE uid = ? AND seq > ? ORDER BY seq", (uid, after))
-        return [(seq, _decode_event(body)) for seq, body in rows]
+        with self._translated():
+            return [(seq, _decode_event(body)) for seq, body in rows]
 
     def lease(self, uid: str) -> ControllerId | None:
         rows = self._read("SELECT holder FROM leases WHERE uid = ?", (uid,))
-        holder = _decode_holder(rows[0][0]) if rows else None
+        with self._translated():
+            holder = _decode_holder(rows[0][0]) if rows else None
         return holder if holder is not None and self._alive(holder) else None
 
     def change_token(self) -> int:
@@ -284,6 +332,27 @@ class SqliteStore:
         with self._lock:
             self._reader.close()
             self._db.close()
+
+
+def _to_wal(db: sqlite3.Connection) -> str:
+    """Switch to a write-ahead log. SQLite doesn't wait for the lock that this needs once: the first opener has it."""
+    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+        time.sleep(WAL_RETRY_SECONDS)
+
+
+def _sync_directory(path: Path) -> None:
+    """The new file's name is as durable as what is written into it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 _DAMAGED_HINT = (
