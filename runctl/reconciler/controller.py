@@ -11,7 +11,7 @@ import msgspec
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import Action, AskToStop, Forget, Launch, Plan, SendOrders
-from runctl.planner.money import committed
+from runctl.planner.money import committed, reserves_more
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import Desired, Phase, Record
@@ -88,14 +88,15 @@ class Controller:
         self._trouble = trouble
         self._queue = WorkQueue()
         self._held: dict[str, Held] = {}
-        self._resting: set[str] = set()
+        self._yielded: dict[str, int] = {}
         self._busy_elsewhere: set[str] = set()
         self._token: int | None = None
 
     @property
     def done(self) -> bool:
         """Nothing is left to do: every job in its care rests or is finished, and no request is unanswered."""
-        return self._queue.idle and not self._held and not self._busy_elsewhere and self._token is not None
+        waits = self._held or self._busy_elsewhere or self._queue.next_due() is not None
+        return self._queue.idle and not waits and self._token is not None
 
     async def run(self, *, linger: timedelta = timedelta(0)) -> None:
         """Reconcile until there has been nothing to do for `linger`. Cancelling it leaves every job as it is."""
@@ -148,10 +149,14 @@ class Controller:
     def _consider(self, versioned: Versioned, asked: bool) -> None:
         uid = versioned.record.uid
         held = self._held.get(uid)
-        if held is not None:
-            if asked or versioned.epoch != held.epoch:
+        if held is not None and versioned.epoch != held.epoch:
+            # Another took the job over: this process was taken for dead. What is held is history.
+            self._held.pop(uid)
+            self._queue.add(uid)
+        elif held is not None:
+            if asked:
                 self._queue.add(uid)
-        elif asked or not rests(versioned.record):
+        elif asked or not (rests(versioned.record) or self._yielded.get(uid) == versioned.version):
             self._queue.add(uid)
 
     def _glance_at_runs(self) -> None:
@@ -172,7 +177,7 @@ class Controller:
                 continue
             try:
                 await self._reconcile(uid)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, ProviderError) as error:
                 self._trouble(str(error))
                 self._queue.add_at(uid, self._clock() + STORE_RETRY)
             except Conflict:
@@ -191,7 +196,7 @@ class Controller:
         record, now = held.versioned.record, self._clock()
         observed = await self._observe(held, now)
         made = plan(record, observed, now)
-        await self._persist(held, made)
+        await self._persist(held, made, observed.group)
         for action in made.actions:
             await self._execute(held, action)
         if made.record is None:
@@ -204,7 +209,7 @@ class Controller:
             self._queue.add_at(uid, now + HEARTBEAT)
         if made.record != record or held.failed is not None:
             self._queue.add(uid)
-        elif rests(made.record):
+        elif rests(made.record) or made.yields:
             await self._let_go(uid, held)
 
     async def _take(self, uid: str) -> Held | None:
@@ -219,6 +224,7 @@ class Controller:
                 self._drop(uid)
             return None
         self._busy_elsewhere.discard(uid)
+        self._yielded.pop(uid, None)
         held = Held(epoch, self._store.get(uid))
         self._held[uid] = held
         return held
@@ -229,10 +235,13 @@ class Controller:
             return
         await self._commit.apply(Release(uid, held.epoch))
         self._drop(uid)
+        # Here it isn't taken again for what another controller may bring, before something of it has changed.
+        self._yielded[uid] = held.versioned.version
 
     def _drop(self, uid: str) -> None:
         self._held.pop(uid, None)
         self._busy_elsewhere.discard(uid)
+        self._yielded.pop(uid, None)
         self._queue.forget(uid)
 
     async def _observe(self, held: Held, now: datetime) -> Observed:
@@ -256,19 +265,25 @@ class Controller:
     def _group(self, record: Record, now: datetime) -> GroupSeen:
         if record.group is None:
             return GroupSeen()
+        version = self._store.group_version(record.group)
         others = [v.record for v in self._store.jobs() if v.record.group == record.group and v.record.uid != record.uid]
-        waiting = [r for r in others if r.live is None and not rests(r) and r.phase is Phase.QUEUED]
+        # One that nobody has planned yet has no conditions; it may turn out to be next in the queue.
+        waiting = [
+            r for r in others if r.live is None and not rests(r) and (r.phase is Phase.QUEUED or not r.conditions)
+        ]
         return GroupSeen(
+            version=version,
             committed=sum(committed(other, now) for other in others),
             live=tuple(other.name for other in others if other.live is not None),
             ahead=tuple(other.name for other in waiting if other.order < record.order),
         )
 
-    async def _persist(self, held: Held, made: Plan) -> None:
+    async def _persist(self, held: Held, made: Plan, seen: GroupSeen) -> None:
         record = held.versioned.record
         if made.record is None or (made.record == record and not made.events):
             return
-        put = Put(record.uid, held.versioned.version, held.epoch, made.record, made.events)
+        group = (record.group, seen.version) if record.group and reserves_more(record, made.record) else None
+        put = Put(record.uid, held.versioned.version, held.epoch, made.record, made.events, group)
         version = await self._commit.apply(put)
         held.versioned = Versioned(made.record, version, held.epoch)
 
@@ -276,6 +291,8 @@ class Controller:
         record = held.versioned.record
         provider = self._provider(record)
         match action:
+            case Launch(attempt=attempt) if self._clock() > attempt.launch_before:
+                self._queue.add_at(record.uid, self._clock())
             case Launch(attempt=attempt):
                 secrets = {s.name: self._environ[s.name] for s in record.job.secrets if s.name in self._environ}
                 try:

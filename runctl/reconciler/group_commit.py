@@ -46,6 +46,14 @@ class GroupCommit:
                     await self._commit(batch)
             finally:
                 self._carrying = False
+                self._fail(self._line)
+                self._line = []
+
+    def _fail(self, line: list[_Waiting]) -> None:
+        """Nobody carries these any more: what carried them broke."""
+        for one in line:
+            one.receipt = StoreUnavailable("the store failed")
+            one.ready.set()
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         receipts: list[Receipt]

@@ -58,13 +58,12 @@ class WorkQueue:
         self._notify()
 
     def forget(self, key: str) -> None:
-        """Drop everything that waits for `key`."""
+        """Drop the instant that `key` waits for. An addition stands: somebody has news of it."""
         self._delayed.pop(key, None)
-        self._ready.pop(key, None)
-        self._again.discard(key)
 
     @property
     def idle(self) -> bool:
+        """Nothing is ready or in anybody's hands; instants may still lie ahead."""
         return not self._ready and not self._processing
 
     async def changed(self) -> None:

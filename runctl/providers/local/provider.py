@@ -22,7 +22,7 @@ from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.observed import Holder, MachineSeen
 from runctl.planner.record import Attempt, Orders, Record
-from runctl.providers.interface import LaunchRefused, ProviderError, Sight
+from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
 from runctl.providers.local.files import write_orders
 from runctl.providers.local.foreign import foreign_trainings
@@ -102,8 +102,11 @@ class LocalMachine:
             done = subprocess.run(
                 argv, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=LAUNCHER_SECONDS, check=False
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise LaunchRefused(f"the agent couldn't be started: {error}") from error
+        except subprocess.TimeoutExpired as error:
+            # What it forked may live on.
+            raise LaunchUnknown(f"the agent's launcher hangs: {error}") from error
+        except OSError as error:
+            raise LaunchRefused(f"the agent couldn't be started: {_said(error)}") from error
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip()[-500:]
             raise LaunchRefused(f"the agent couldn't be started (exit {done.returncode}): {said}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from runctl.agent.processes import carriers, is_alive, table
-from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting
+from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
 # No file of the agent comes near this; a larger one was written by somebody else.
@@ -34,7 +34,7 @@ def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
         return _ended(exit_record, run_dir, now)
     claim = read_json(run_dir / "claim.json")
     if claim is None:
-        return Absent(as_of=now)
+        return _unclaimed(run_dir / "claim.json", run_id, now)
     state = read_json(run_dir / "state.json")
     agent_alive = state is not None and is_alive(state.get("agent"))
     guardian_alive = is_alive(claim.get("guardian"))
@@ -49,6 +49,18 @@ def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
     if carriers(run_id, table()):
         return Starting(as_of=now)
     return _dead(claim, state, now)
+
+
+def _unclaimed(claim: Path, run_id: str, now: datetime) -> AttemptSeen:
+    """Absent only if there is no claim and no process either: a directory that was swept away isn't the end of those
+    that run in it, and a file that can't be read (too many open files, say) isn't a file that isn't there."""
+    try:
+        os.lstat(claim)
+    except FileNotFoundError:
+        return Starting(as_of=now) if carriers(run_id, table()) else Absent(as_of=now)
+    except OSError as error:
+        return Unreachable(as_of=now, why=f"`{claim}`: {error.strerror}")
+    return Unreachable(as_of=now, why=f"`{claim}` can't be read")
 
 
 def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Event], ...]:
