@@ -1,6 +1,7 @@
 """Durable copies: `<root>/<uid>/<attempt>/<seq>/` with the files under `data/` and, written last, `manifest.json`.
 
-Without a manifest a directory is no checkpoint. An attempt writes under its own number only, and nothing that has a manifest
+Without a manifest a directory is no checkpoint. An attempt writes under its own number only, and nothing that has
+a manifest
 is ever written again.
 """
 
@@ -57,7 +58,8 @@ def directory(root: str, uid: str, attempt: int, seq: int) -> str:
 def store(source: str, root: str, facts: Json) -> Json:
     """Copy a file or directory durably, verified by reading back; returns its manifest.
 
-    `facts` are job, uid, attempt, seq, name, step, epoch, at and format. Raises OSError (a full disk), Changed, Invalid; nothing is left then.
+    `facts` are job, uid, attempt, seq, name, step, epoch, at and format. Raises OSError (a full disk), Changed,
+    Invalid; nothing is left then.
     """
     target = directory(root, facts["uid"], facts["attempt"], facts["seq"])
     parent = os.path.dirname(target)
@@ -126,7 +128,8 @@ def _fingerprint(path: str) -> Tuple[object, ...]:
 def copy_file(source: str, target: str) -> Tuple[int, str, int]:
     """Copy one file, to disk, and compare what is read back from there; returns its size, checksum and mode.
 
-    A link is copied as what it leads to: `list_files` has made sure that this is inside. Raises OSError, Changed, Invalid.
+    A link is copied as what it leads to: `list_files` has made sure that this is inside. Raises OSError, Changed,
+    Invalid.
     """
     source = os.path.realpath(source)
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -140,15 +143,16 @@ def copy_file(source: str, target: str) -> Tuple[int, str, int]:
             _transfer(reader, writer, found.st_size)
             os.fsync(writer)
             _forget_cache(writer)
-            expected, actual = _hash(reader), _hash(writer)
+            expected, actual = digest_of(reader), digest_of(writer)
+            after = os.fstat(reader)
         finally:
             os.close(writer)
     finally:
         os.close(reader)
+    if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns) or actual[0] != found.st_size:
+        raise Changed(source)
     if expected != actual:
         raise OSError(errno.EIO, f"`{target}` reads back different from what was written")
-    if actual[0] != found.st_size:
-        raise Changed(source)
     return actual[0], actual[1], stat.S_IMODE(found.st_mode)
 
 
@@ -193,7 +197,8 @@ def _forget_cache(descriptor: int) -> None:
             pass
 
 
-def _hash(descriptor: int) -> Tuple[int, str]:
+def digest_of(descriptor: int) -> Tuple[int, str]:
+    """Size and SHA-256 of all that the file holds."""
     digest, size = hashlib.sha256(), 0
     os.lseek(descriptor, 0, os.SEEK_SET)
     while True:

@@ -34,7 +34,7 @@ def apply(
     ] = None,
     detach: Annotated[
         Detach | None,
-        typer.Option("--detach", help="Leave when the start is acknowledged, or now: as soon as a controller has them."),
+        typer.Option("--detach", help="Leave once the start is acknowledged, or as soon as a controller has them."),
     ] = None,
     replace: Replace = False,
     rerun: Rerun = False,
@@ -50,8 +50,9 @@ def apply(
     controller in the background. Applied again unchanged, it attaches to what runs, or reports how it ended.
     """
     from runctl.cli.jobs import opened
+    from runctl.cli.waiting import parse_timeout
 
-    span = _span(timeout)
+    span = parse_timeout(timeout)
     with opened() as (home, store):
         proposals, replacing = _proposals(store, home, files or [], plan, replace=replace, rerun=rerun)
         _announce(proposals, output)
@@ -60,12 +61,6 @@ def apply(
 
         stay = Stay.TO_THE_END if staying else (Stay.NOT_AT_ALL if detach is Detach.NOW else Stay.FOR_THE_START)
         return attend(home, store, submitted, stay, span, output)
-
-
-def _span(timeout: str | None):  # type: ignore[no-untyped-def]
-    from runctl.cli.waiting import parse_timeout
-
-    return parse_timeout(timeout)
 
 
 def _proposals(
@@ -125,7 +120,7 @@ def _submit(store: Store, proposals: Sequence[Proposal], *, replace: bool) -> li
 
 
 def _stays(proposals: Sequence[Proposal], wait: bool | None, detach: Detach | None) -> bool:
-    """A flag decides; then the manifests, where one that says `true` outweighs; `auto` stays on a terminal and under CI."""
+    """A flag decides, else the manifests: one that says `true` outweighs; `auto` is a terminal's or CI's `true`."""
     import os
     import sys
 

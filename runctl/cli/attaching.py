@@ -17,14 +17,17 @@ from runctl.cli.following import Follower
 from runctl.cli.render.outcome import advice, ending, good
 from runctl.cli.render.sight import look
 from runctl.cli.streams import Style, clean, hint, paint, say, terminal
-from runctl.cli.views import JsonLines, Lines, Live, Silent, View
+from runctl.cli.views import JsonLines, Lines, Live, View
 from runctl.cli.watching import Left, Until, watch
 from runctl.home import Home
 from runctl.planner.reapply import Reapply
-from runctl.planner.record import Phase
+from runctl.planner.record import Phase, Record
 from runctl.reconciler.applying import Submitted
 from runctl.reconciler.background import ensure_background
 from runctl.store.interface import NotFound, Store
+
+# Of the output of a training that one attaches to, so many lines of the past are shown.
+LAST_LINES = 10
 
 
 class Stay(Enum):
@@ -57,9 +60,7 @@ def attend(
     return leave(home, store, followers, left, output)
 
 
-def leave(
-    home: Home, store: Store, followers: Sequence[Follower], left: Left, output: TextOrJson
-) -> ExitCode:
+def leave(home: Home, store: Store, followers: Sequence[Follower], left: Left, output: TextOrJson) -> ExitCode:
     """What a watching that ended means for the user."""
     match left:
         case Left.RESTED:
@@ -133,9 +134,11 @@ def _follower(home: Home, store: Store, submitted: Submitted) -> Follower:
     if found is None:
         return Follower(home, store, store.get(submitted.uid).record, after=0, attempt=1)
     record = found.record
-    events = store.events(record.uid)
     first = record.live.number if record.live is not None else len(record.attempts) + 1
-    return Follower(home, store, record, after=events[-1][0] if events else 0, attempt=first)
+    follower = Follower(home, store, record, after=_newest_event(store, record), attempt=first)
+    if record.live is not None:
+        follower.skip_to_last_lines(LAST_LINES)
+    return follower
 
 
 def _view(followers: Sequence[Follower], output: TextOrJson) -> View:
@@ -145,8 +148,19 @@ def _view(followers: Sequence[Follower], output: TextOrJson) -> View:
     return Live(several=several) if terminal(sys.stderr) else Lines(several=several)
 
 
-def quiet() -> View:
-    return Silent()
+def view_without_output(followers: Sequence[Follower], output: TextOrJson) -> View:
+    """For commands that wait: what happens, but not what the trainings print."""
+    return _view(followers, output)
+
+
+def follow_quietly(home: Home, store: Store, record: Record) -> Follower:
+    """Follow what happens from now on, without the training's output."""
+    return Follower(home, store, record, after=_newest_event(store, record), attempt=None)
+
+
+def _newest_event(store: Store, record: Record) -> int:
+    events = store.events(record.uid)
+    return events[-1][0] if events else 0
 
 
 def _detached(followers: Sequence[Follower], output: TextOrJson, how: str) -> ExitCode:

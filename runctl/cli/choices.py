@@ -38,9 +38,7 @@ def complete_job(incomplete: str) -> list[str]:
 
 
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.", autocompletion=complete_job)]
-JobNames = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="The jobs' names.", autocompletion=complete_job)
-]
+JobNames = Annotated[list[str], typer.Argument(metavar="NAME...", help="The jobs' names.", autocompletion=complete_job)]
 MaybeJobName = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="The job's name.", autocompletion=complete_job)
 ]
@@ -55,7 +53,8 @@ TableOutput = Annotated[TableOrJson, typer.Option("-o", "--output", help="Form o
 Replace = Annotated[
     bool,
     typer.Option(
-        "--replace", help="Let fields change that need a new attempt: save, end the live one, go on from the checkpoint."
+        "--replace",
+        help="Let fields change that need a new attempt: save, end the live one, go on from the checkpoint.",
     ),
 ]
 Rerun = Annotated[bool, typer.Option("--rerun", help="Start a new run of a finished job, with a new ledger.")]

@@ -100,6 +100,8 @@ def root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, expose_value=False, help="Print the version."
     ),
-    no_color: bool = typer.Option(False, "--no-color", help="Never colour, as with NO_COLOR set; valid behind any command."),
+    no_color: bool = typer.Option(
+        False, "--no-color", help="Never colour, as with NO_COLOR set; valid behind any command."
+    ),
 ) -> None:
     """Global options are read in `main`; they are declared here for the help."""

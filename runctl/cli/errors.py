@@ -62,7 +62,9 @@ def translate(error: BaseException) -> Failure | None:
             ExitCode.NO_CAPACITY, _where(error), now=_SAFE, hint="free some disk space and run the command again"
         )
     if isinstance(error, OSError) and error.errno == 30:  # EROFS
-        return Failure(ExitCode.PERMISSION, _where(error), now=_SAFE, hint="set RUNCTL_HOME to a directory that can be written")
+        return Failure(
+            ExitCode.PERMISSION, _where(error), now=_SAFE, hint="set RUNCTL_HOME to a directory that can be written"
+        )
     return None
 
 
@@ -102,7 +104,9 @@ def _of_store(error: Any, store: Any) -> Failure:
             code = ExitCode.PERMISSION
         return Failure(code, f"the state can't be used: {text}", now=_SAFE, hint=advice)
     if isinstance(error, store.LeaseHeld):
-        return Failure(ExitCode.BUSY, f"another controller has the job: {text}", hint="it goes on there; run the command again")
+        return Failure(
+            ExitCode.BUSY, f"another controller has the job: {text}", hint="it goes on there; run the command again"
+        )
     if isinstance(error, store.NotFound):
         return Failure(ExitCode.INVALID, text, hint="`runctl status` lists the jobs")
     return Failure(

@@ -9,7 +9,7 @@ import msgspec
 from runctl.cli.render.sight import Sight, look
 from runctl.home import Home
 from runctl.planner.record import Event, Record
-from runctl.providers.local.logs import read_output, read_setup
+from runctl.providers.local.logs import read_output, read_setup, setup_end, tail_offset
 from runctl.reconciler.controller import rests
 from runctl.store.interface import NotFound, Store
 
@@ -32,12 +32,12 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Follower:
-    """One job, followed from the moment of its making: events above `after`, output of attempts from `attempt` on.
+    """One job: events above `after`, and the logs of attempts from `attempt` on (None: of none).
 
     `rested` is true when nothing is left to come: the job rests with no request open, and all of its output was read.
     """
 
-    def __init__(self, home: Home, store: Store, record: Record, *, after: int, attempt: int) -> None:
+    def __init__(self, home: Home, store: Store, record: Record, *, after: int, attempt: int | None) -> None:
         self.record = record
         self.rested = False
         self.deleted = False
@@ -47,6 +47,13 @@ class Follower:
         self._attempt = attempt
         self._output = 0
         self._setup = 0
+
+    def skip_to_last_lines(self, count: int) -> None:
+        """Begin with the last lines of the attempt's output; its preparation isn't told again."""
+        if self._attempt is not None:
+            run_dir = self._home.run_dir(self.record.uid, self._attempt)
+            self._output = tail_offset(run_dir, count)
+            self._setup = setup_end(run_dir)
 
     def look(self, now: datetime) -> News:
         name = self.record.name
@@ -73,7 +80,7 @@ class Follower:
     def _read(self) -> tuple[bytes, bytes]:
         """The next piece of the attempt's logs; of the next attempt, when this one is over and read to its end."""
         attempts = self.record.attempts
-        while self._attempt <= len(attempts):
+        while self._attempt is not None and self._attempt <= len(attempts):
             run_dir = self._home.run_dir(self.record.uid, self._attempt)
             over = attempts[self._attempt - 1].end is not None
             setup = read_setup(run_dir, self._setup, CHUNK_BYTES)

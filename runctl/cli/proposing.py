@@ -48,9 +48,15 @@ def refuse_unapplicable(proposals: Sequence[Proposal], command: str) -> None:
         say(clean(f"error: `{name}` {state}, and what changed needs a new {'run' if rerun else 'attempt'}"))
         for change in each.decision.changes:
             mark = "!" if change.effect is Effect.RELAUNCH else "~"
-            say(clean(f"  {mark} {change.path}: {change.before or 'unset'} → {change.after or 'unset'} ({change.effect})"))
+            say(
+                clean(
+                    f"  {mark} {change.path}: {change.before or 'unset'} → {change.after or 'unset'} ({change.effect})"
+                )
+            )
         say("  now:   nothing was changed")
-        flag, means = ("--rerun", "starts a new run") if rerun else ("--replace", "saves, ends it and goes on from there")
+        flag, means = (
+            ("--rerun", "starts a new run") if rerun else ("--replace", "saves, ends it and goes on from there")
+        )
         hint(f"`{command} {flag}` {means}")
     if needy:
         raise shown(ExitCode.INVALID)

@@ -149,14 +149,6 @@ class JsonLines:
         pass
 
 
-class Silent:
-    def show(self, news: list[News]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def live_line(sight: Sight) -> str:
     """`resnet  Training [####------] 40% · epoch 2/5 · loss 0.31 · 1m left · 0.12 USD spent · checkpoint 2m ago`."""
     told = sight.live_progress

@@ -19,7 +19,10 @@ def ending(sight: Sight) -> str:
         ("progress", progress_words(sight)),
         ("cost", cost_words(sight)),
         ("checkpoint", f"{newest}; {count(sight.durable, 'durable checkpoint')} in all" if newest else ""),
-        ("attempts", f"{len(record.attempts)}, {span(sight.now - record.created_at)} in all" if record.attempts else ""),
+        (
+            "attempts",
+            f"{len(record.attempts)}, {span(sight.now - record.created_at)} in all" if record.attempts else "",
+        ),
     ]
     told = facts(rows)
     return f"{record.name}: {verdict(record)}" + (f"\n{told}" if told else "")

@@ -118,3 +118,8 @@ def read_setup(run_dir: Path, offset: int, limit: int = READ_BYTES) -> bytes:
     """As `read_output`, of what the preparation steps printed; that log is never rotated."""
     with _opened(run_dir / "setup.log") as fd:
         return b"" if fd is None else os.pread(fd, limit, offset)
+
+
+def setup_end(run_dir: Path) -> int:
+    with _opened(run_dir / "setup.log") as fd:
+        return 0 if fd is None else os.fstat(fd).st_size

@@ -77,19 +77,18 @@ class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def checkpoint_lines(run_dir: Path, attempt: int) -> list[CheckpointLine]:
-    """All checkpoints of an attempt, by number; of several lines about one the last counts."""
-    newest: dict[int, CheckpointLine] = {}
+    """All checkpoints of an attempt, by number. A later line about one tells only what has changed; the first `at`
+    is when it was noticed."""
+    merged: dict[int, dict[str, Any]] = {}
     for line in read_lines(run_dir / "checkpoints.jsonl"):
-        found = _checkpoint_line(line, attempt)
-        if found is not None:
-            newest[found.seq] = found
-    return [newest[seq] for seq in sorted(newest)]
+        seq = line.get("seq")
+        if isinstance(seq, int) and not isinstance(seq, bool):
+            before = merged.get(seq, {})
+            merged[seq] = {**before, **line, "at": before.get("at", line.get("at"))}
+    return [_checkpoint_line(merged[seq], seq, attempt) for seq in sorted(merged)]
 
 
-def _checkpoint_line(line: dict[str, Any], attempt: int) -> CheckpointLine | None:
-    seq = line.get("seq")
-    if not isinstance(seq, int) or isinstance(seq, bool):
-        return None
+def _checkpoint_line(line: dict[str, Any], seq: int, attempt: int) -> CheckpointLine:
     durable_path, sha256 = line.get("durable_path"), line.get("sha256")
     return CheckpointLine(
         attempt=attempt,

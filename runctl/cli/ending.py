@@ -1,0 +1,198 @@
+"""`runctl stop`, `cancel` and `delete`: ask for the end of jobs, and see it come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runctl.cli.choices import JobNames, Timeout, Yes
+from runctl.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from runctl.cli.following import Follower
+    from runctl.cli.render.sight import Sight
+    from runctl.home import Home
+    from runctl.planner.record import Record
+    from runctl.planner.requests import Request
+    from runctl.store.interface import Store
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it is done, or leave it to the controller.")]
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept with the job's events.")]
+
+
+def stop(names: JobNames, why: Why = "stopped by the user", wait: Wait = True, timeout: Timeout = None) -> int:
+    """The training saves a checkpoint first. Applying the manifest again goes on from it."""
+    from datetime import UTC, datetime
+
+    from runctl.cli.jobs import find_all, opened
+    from runctl.cli.waiting import parse_timeout
+    from runctl.planner.requests import StopJob
+
+    span = parse_timeout(timeout)
+    with opened() as (home, store):
+        wanted = [each.record for each in find_all(store, names)]
+        live = [each for each in wanted if not _at_rest(each)]
+        _skip(wanted, live)
+        return _ask(home, store, live, StopJob(at=datetime.now(UTC), why=why), wait, span)
+
+
+def cancel(names: JobNames, why: Why = "cancelled by the user", wait: Wait = True, timeout: Timeout = None) -> int:
+    """The training saves a checkpoint first; checkpoints, logs and the record stay."""
+    from datetime import UTC, datetime
+
+    from runctl.cli.jobs import find_all, opened
+    from runctl.cli.waiting import parse_timeout
+    from runctl.planner.requests import CancelJob
+
+    span = parse_timeout(timeout)
+    with opened() as (home, store):
+        wanted = [each.record for each in find_all(store, names)]
+        unfinished = [each for each in wanted if not each.finished]
+        _skip(wanted, unfinished)
+        return _ask(home, store, unfinished, CancelJob(at=datetime.now(UTC), why=why), wait, span)
+
+
+def delete(
+    names: JobNames,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Delete the durable checkpoints, too. Default: they stay.")
+    ] = False,
+    yes: Yes = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if work that isn't saved may be lost.")] = False,
+    wait: Wait = True,
+    timeout: Timeout = None,
+) -> int:
+    """Cancels what runs, waits until the machine is released, then removes the record, the logs and the run directories."""
+    from datetime import UTC, datetime
+
+    from runctl.cli.jobs import find_all, opened
+    from runctl.cli.render.sight import look
+    from runctl.cli.waiting import parse_timeout
+    from runctl.planner.requests import DeleteJob
+
+    span, now = parse_timeout(timeout), datetime.now(UTC)
+    with opened() as (home, store):
+        sights = [look(home, store, each, now) for each in find_all(store, names)]
+        if not force:
+            _refuse_to_lose(sights)
+        _confirm(sights, checkpoints=checkpoints, yes=yes)
+        records = [each.record for each in sights]
+        code = _ask(home, store, records, DeleteJob(at=now, checkpoints=checkpoints), wait, span)
+        if not checkpoints and code is ExitCode.OK and wait:
+            _say_where(home, sights)
+        return code
+
+
+def _ask(
+    home: Home, store: Store, records: Sequence[Record], request: Request, wait: bool, timeout: timedelta | None
+) -> ExitCode:
+    """Put the request to each job, durably; then see to it that somebody answers, or answer it here and watch."""
+    from runctl.cli.attaching import follow_quietly, hand_over
+    from runctl.store.interface import Ask, done
+
+    if not records:
+        return ExitCode.OK
+    followers = [follow_quietly(home, store, each) for each in records]
+    for receipt in store.apply([Ask(each.uid, request) for each in records]):
+        done(receipt)
+    if not wait:
+        hand_over(home, store, followers)
+        return ExitCode.OK
+    return _see(home, store, followers, timeout)
+
+
+def _see(home: Home, store: Store, followers: Sequence[Follower], timeout: timedelta | None) -> ExitCode:
+    from runctl.cli.attaching import hand_over, view_without_output
+    from runctl.cli.choices import TextOrJson
+    from runctl.cli.render.outcome import verdict
+    from runctl.cli.streams import clean, say
+    from runctl.cli.watching import Left, Until, watch
+
+    view = view_without_output(followers, TextOrJson.TEXT)
+    left = watch(home, store, followers, view, until=Until.RESTED, timeout=timeout, environ=os.environ)
+    if left is not Left.RESTED:
+        hand_over(home, store, followers)
+        say("asked for; a controller in the background goes on with it")
+        return ExitCode.WAIT_TIMED_OUT if left is Left.TIMED_OUT else ExitCode.OK
+    for each in followers:
+        say(clean(f"{each.record.name}: {'deleted' if each.deleted else verdict(each.record)}"))
+    return ExitCode.OK
+
+
+def _at_rest(record: Record) -> bool:
+    from runctl.reconciler.controller import rests
+
+    return rests(record)
+
+
+def _skip(wanted: Sequence[Record], left: Sequence[Record]) -> None:
+    """Say of the others that nothing is to be done."""
+    from runctl.cli.render.outcome import verdict
+    from runctl.cli.streams import clean, say
+
+    for each in wanted:
+        if each not in left:
+            say(clean(f"{each.name}: nothing to do, {verdict(each)}"))
+
+
+def _refuse_to_lose(sights: Sequence[Sight]) -> None:
+    from runctl.cli.errors import Failure
+
+    lost = [text for each in sights if (text := _unsaved(each))]
+    if lost:
+        raise Failure(
+            ExitCode.INVALID,
+            f"work that isn't saved may be lost: {'; '.join(lost)}",
+            now="nothing was changed",
+            hint=f"`runctl stop {sights[0].record.name}` saves first; `--force` deletes all the same",
+        )
+
+
+def _unsaved(sight: Sight) -> str:
+    """What of a live training no durable checkpoint holds; empty if nothing is known to be missing."""
+    from runctl.cli.render.words import ago
+
+    record = sight.record
+    if record.live is None or record.live.training_at is None:
+        return ""
+    if sight.checkpoint is None:
+        return (
+            f"`{record.name}` has trained since {ago(record.live.training_at, sight.now)} without a durable checkpoint"
+        )
+    if sight.vitals is not None and sight.vitals.unsaved:
+        return f"the newest checkpoint of `{record.name}` isn't durable yet"
+    return ""
+
+
+def _confirm(sights: Sequence[Sight], *, checkpoints: bool, yes: bool) -> None:
+    import sys
+
+    from runctl.cli.errors import Failure
+    from runctl.cli.streams import clean_line, is_tty
+
+    if yes:
+        return
+    named = ", ".join(f"`{each.record.name}`" for each in sights)
+    if not is_tty(sys.stdin):
+        raise Failure(
+            ExitCode.INVALID, f"deleting {named} needs `--yes` where nobody can be asked", now="nothing was changed"
+        )
+    saved = sum(each.durable for each in sights)
+    kept = f"with up to {saved} durable checkpoints" if checkpoints else "its checkpoints stay"
+    if not typer.confirm(clean_line(f"delete {named} with logs and history; {kept}?"), err=True):
+        raise Failure(ExitCode.CANCELLED_OR_STOPPED, "not deleted")
+
+
+def _say_where(home: Home, sights: Sequence[Sight]) -> None:
+    from runctl.cli.streams import clean_line, say
+    from runctl.providers.local.spec import destination
+
+    for each in sights:
+        if each.durable:
+            place = destination(home, each.record.generation) / each.record.uid
+            say(clean_line(f"the checkpoints of `{each.record.name}` are kept in {place}"))
