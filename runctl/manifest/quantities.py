@@ -38,6 +38,10 @@ class _Quantity(msgspec.Struct, frozen=True, eq=False):
             return NotImplemented
         return bool(self._value() == other._value())
 
+    def __ne__(self, other: object) -> bool:
+        # Not what Python would derive: msgspec's own `!=` compares identities.
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._value()))
 
