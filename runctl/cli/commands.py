@@ -13,7 +13,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 class Entry(NamedTuple):
-    """`summary` is the first line of the command's help; `attribute` of `runctl.cli.<module>` is its function or sub-app."""
+    """`summary` is the first line of the command's help; `runctl.cli.<module>.<attribute>` its function or sub-app."""
 
     summary: str
     module: str
@@ -100,8 +100,6 @@ def root(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, expose_value=False, help="Print the version."
     ),
-    no_color: bool = typer.Option(
-        False, "--no-color", help="Never colour, as with NO_COLOR set; valid behind any command."
-    ),
+    no_color: bool = typer.Option(False, "--no-color", help="Never colour; valid behind any command."),
 ) -> None:
     """Global options are read in `main`; they are declared here for the help."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def cost(name: MaybeJobName = None, output: TableOutput = TableOrJson.TABLE) -> int:
-    """The ledger of a job: each machine's time, its rate and where that comes from. Without a name, all jobs and their sum.
+    """The ledger of a job: each machine's time, its rate and where that comes from. Without a name, all jobs and sums.
 
     Machines without a price (`instance.hourly_rate`) aren't in it.
     """

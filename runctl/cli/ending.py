@@ -67,7 +67,7 @@ def delete(
     wait: Wait = True,
     timeout: Timeout = None,
 ) -> int:
-    """Cancels what runs, waits until the machine is released, then removes the record, the logs and the run directories."""
+    """Cancels what runs, waits until its machine is released, then removes record, logs and working copies."""
     from datetime import UTC, datetime
 
     from runctl.cli.jobs import find_all, opened

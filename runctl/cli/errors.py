@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
 from runctl.cli.exit_codes import ExitCode
 from runctl.cli.streams import Style, clean, clean_line, hint, paint, say
 
-REPORT = "please report it with this text and the output of `RUNCTL_DEBUG=1`: the issue tracker is linked from the package's page"
+REPORT = "please report it, with this text and what the same command prints under `RUNCTL_DEBUG=1`"
 
 
 class Failure(Exception):
@@ -61,14 +62,14 @@ def translate(error: BaseException) -> Failure | None:
         return Failure(
             ExitCode.NO_CAPACITY, _where(error), now=_SAFE, hint="free some disk space and run the command again"
         )
-    if isinstance(error, OSError) and error.errno == 30:  # EROFS
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
         return Failure(
             ExitCode.PERMISSION, _where(error), now=_SAFE, hint="set RUNCTL_HOME to a directory that can be written"
         )
     return None
 
 
-_FULL = frozenset({28, 122})  # ENOSPC, EDQUOT
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SAFE = "nothing was changed; trainings that run go on within their limits"
 
 

@@ -140,7 +140,7 @@ def _nothing_found(named: Sequence[str]) -> Diagnostic:
         " ".join(named),
         "no-manifest",
         "there is no manifest in it",
-        "a manifest is a `.yaml` file with `apiVersion: runctl/v1`; name another file itself, or make one with `runctl init`",
+        "a manifest is a `.yaml` file with `apiVersion: runctl/v1`; name another file itself, or run `runctl init`",
     )
 
 

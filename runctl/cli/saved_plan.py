@@ -1,4 +1,4 @@
-"""A plan in a file: written by `plan --out`, applied as it stands by `apply --plan`, or refused when the world has moved."""
+"""A plan in a file: `plan --out` writes it, `apply --plan` applies it as it stands, or refuses: the world moved."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Live:
 
 
 class JsonLines:
-    """One object a line: a `transition` with the whole job when its phase, outcome or generation moves, each `event`."""
+    """One object a line: a `transition` with the whole job when its phase, outcome or attempt moves; each `event`."""
 
     def __init__(self) -> None:
         self._last: dict[str, object] = {}
@@ -140,7 +140,7 @@ class JsonLines:
             if each.sight is None:
                 continue
             job = document(each.sight)
-            mark = tuple(job[key] for key in ("phase", "outcome", "reason", "generation")) + (len(job["attempts"]),)
+            mark = [*(job[key] for key in ("phase", "outcome", "reason", "generation")), len(job["attempts"])]
             if self._last.get(each.name) != mark:
                 self._last[each.name] = mark
                 data_json({"type": "transition", **job})
@@ -173,8 +173,8 @@ def _ends(each: Event) -> bool:
 
 
 _LAST = frozenset(
-    ["AttemptEnded", "Stopped", "Succeeded", "Failed", "CapReached", "DurationReached", "CheckpointOverdue", "Cancelled",
-     "NoCapacity", "Lost"]
+    ["AttemptEnded", "Stopped", "Succeeded", "Failed", "CapReached", "DurationReached", "CheckpointOverdue",
+     "Cancelled", "NoCapacity", "Lost"]
 )  # fmt: skip
 
 

@@ -56,8 +56,8 @@ def watch(
     environ: Mapping[str, str] | None = None,
     trouble: Callable[[str], None] = lambda message: None,
 ) -> Left:
-    """Show the jobs until `until`, a signal or the end of `timeout`. With `environ` (where secrets come from) this process
-    controls those of them that no other controller has, and lets go of them at the end."""
+    """Show the jobs until `until`, a signal or the end of `timeout`. With `environ` (where secrets come from) this
+    process controls those of them that no other controller has, and lets go of them at the end."""
     uids = [each.record.uid for each in followers]
     controller = None
     if environ is not None:

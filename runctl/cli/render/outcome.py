@@ -19,10 +19,7 @@ def ending(sight: Sight) -> str:
         ("progress", progress_words(sight)),
         ("cost", cost_words(sight)),
         ("checkpoint", f"{newest}; {count(sight.durable, 'durable checkpoint')} in all" if newest else ""),
-        (
-            "attempts",
-            f"{len(record.attempts)}, {span(sight.now - record.created_at)} in all" if record.attempts else "",
-        ),
+        ("time", f"{span(sight.now - record.created_at)}, {count(len(record.attempts), 'attempt')}"),
     ]
     told = facts(rows)
     return f"{record.name}: {verdict(record)}" + (f"\n{told}" if told else "")
@@ -76,7 +73,7 @@ def _after(record: Record, outcome: OutcomeType) -> str:
         case OutcomeType.DURATION_REACHED:
             return "raise `limits.duration` and apply again: it goes on from the checkpoint"
         case OutcomeType.CHECKPOINT_OVERDUE:
-            return "see why it doesn't save, or raise `checkpoint.deadline` and apply again: it goes on from the checkpoint"
+            return "see why it doesn't save, or raise `checkpoint.deadline`; apply goes on from the checkpoint"
         case OutcomeType.CANCELLED:
             return "apply with `--rerun` to run it anew"
         case OutcomeType.NO_CAPACITY:

@@ -66,14 +66,13 @@ def _segments(run_dir: Path) -> list[tuple[int, int, Path]]:
     """First offset, size and path of the finished segments, in order."""
     found = []
     try:
-        names = os.listdir(run_dir)
+        paths = list(run_dir.iterdir())
     except OSError:
         return []
-    for name in names:
-        match = _SEGMENT.fullmatch(name)
+    for path in paths:
+        match = _SEGMENT.fullmatch(path.name)
         if match is None:
             continue
-        path = run_dir / name
         try:
             status = path.lstat()
         except OSError:

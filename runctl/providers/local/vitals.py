@@ -1,4 +1,4 @@
-"""What a live attempt says of itself beyond what decisions need: progress, the step of its preparation, its checkpoints."""
+"""What a live attempt says of itself beyond what decisions need: progress, its preparation's step, its checkpoints."""
 
 from __future__ import annotations
 
