@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from runctl.cli.following import News
 from runctl.cli.render.document import document, event
 from runctl.cli.render.sight import Sight
-from runctl.cli.render.status import BAR, bar, cost_words, progress_words
+from runctl.cli.render.status import bar, cost_briefly, progress_words
 from runctl.cli.render.table import cut
 from runctl.cli.render.words import ago, clock
 from runctl.cli.streams import Style, clean_line, clean_output, coloured, data_json, paint, say
@@ -17,6 +18,11 @@ from runctl.planner.record import Event, Phase
 
 # A line that doesn't end is shown in pieces of this size.
 LONGEST_LINE = 16 * 1024
+
+# Numbers that only grow are redrawn no more often than this.
+REDRAW = timedelta(milliseconds=500)
+
+METER = 10
 
 
 class View(Protocol):
@@ -98,6 +104,7 @@ class Live:
         self._lines = Lines(several=several)
         self._sights: dict[str, Sight] = {}
         self._drawn: list[str] = []
+        self._drawn_at: datetime | None = None
 
     def show(self, news: list[News]) -> None:
         new = [line for each in news for line in self._lines.lines(each)]
@@ -110,7 +117,10 @@ class Live:
         # A display higher than the terminal couldn't be taken back.
         rows = list(self._sights.values())[: max(1, size.lines - 2)]
         drawn = [cut(live_line(each), max(20, size.columns - 1)) for each in rows]
-        if new or drawn != self._drawn:
+        now = news[0].sight.now if news and news[0].sight is not None else None
+        stale = now is None or self._drawn_at is None or now - self._drawn_at >= REDRAW
+        if new or len(drawn) != len(self._drawn) or (drawn != self._drawn and stale):
+            self._drawn_at = now
             self._write(new, drawn)
 
     def close(self) -> None:
@@ -150,16 +160,19 @@ class JsonLines:
 
 
 def live_line(sight: Sight) -> str:
-    """`resnet  Training [####------] 40% · epoch 2/5 · loss 0.31 · 1m left · 0.12 USD spent · checkpoint 2m ago`."""
-    told = sight.live_progress
-    meter = bar(told.fraction, BAR) if told is not None and told.fraction is not None else ""
-    head = " ".join(part for part in (clean_line(sight.record.name), sight.word, meter) if part)
-    newest = sight.checkpoint
+    """`resnet Training [####------] 40% · epoch 2/5 · loss 0.31 · 1m left · checkpoint 2m ago · 0.12 of 5 USD`."""
+    told, newest = sight.live_progress, sight.checkpoint
+    head = f"{clean_line(sight.record.name)} {sight.word}"
+    if told is not None and told.fraction is not None:
+        head += f" {bar(told.fraction, METER)}"
     parts = [
-        progress_words(sight) if told is not None else clean_line(sight.waiting_for),
-        cost_words(sight),
         f"checkpoint {ago(newest.at, sight.now)}" if newest is not None else "",
+        cost_briefly(sight),
     ]
+    if told is not None:
+        head += f" {progress_words(sight)}"
+    elif sight.waiting_for:
+        head += f" · {clean_line(sight.waiting_for)}"
     return " · ".join([head, *(part for part in parts if part)])
 
 

@@ -44,7 +44,7 @@ def preview(
             ("code", f"{source.code_hash[:12]} ({source.files} files, {format_size(source.bytes)}) from {source.root}"),
             ("setup", why_environment),
             ("checkpoints", _checkpoints(job)),
-            ("resume", _resume(record, job)),
+            ("resume", _resume(as_if, job)),
             ("cost", _cost(as_if, worst, now)),
             ("limits", _limits(job)),
             ("cap held by", _layers(job)),
@@ -115,10 +115,10 @@ def _checkpoints(job: Job) -> str:
     )
 
 
-def _resume(record: Record | None, job: Job) -> str:
+def _resume(record: Record, job: Job) -> str:
     if job.checkpoint.resume == "never":
         return "never"
-    if record is not None and record.checkpoint is not None:
+    if record.checkpoint is not None:
         return f"from `{record.checkpoint.name}` of attempt {record.checkpoint.attempt}"
     return "" if job.checkpoint.resume == "auto" else f"from {job.checkpoint.resume}"
 

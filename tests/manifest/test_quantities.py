@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import operator
 from datetime import timedelta
 
 import pytest
@@ -180,7 +181,7 @@ def test_equality_is_by_meaning() -> None:
     """Two texts of one quantity are equal and hash alike; kinds of quantities never are."""
     assert parse_duration("60m") == parse_duration("1h")
     assert hash(parse_duration("60m")) == hash(parse_duration("1h"))
-    assert not parse_duration("60m") != parse_duration("1h")  # its own operator: msgspec's compares identities
+    assert not operator.ne(parse_duration("60m"), parse_duration("1h"))  # msgspec's own compares identities
     assert parse_money("25") == parse_money("$25.00")
     assert parse_size("1 KiB") == parse_size("1024 B")
     assert parse_every("60m") == parse_every("1h")

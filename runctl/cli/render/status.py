@@ -70,6 +70,17 @@ def cost_words(sight: Sight) -> str:
     return " · ".join(parts)
 
 
+def cost_briefly(sight: Sight) -> str:
+    """`0.12 of 25 USD, 0.40 USD projected`: the same for where there is little room."""
+    if not sight.priced:
+        return ""
+    cap = sight.record.job.cost.cap
+    spent = (
+        f"{amount(sight.spent).removesuffix(' USD')} of {cap}" if cap is not None else f"{amount(sight.spent)} spent"
+    )
+    return spent if sight.projected is None else f"{spent}, {amount(sight.projected)} projected"
+
+
 def checkpoint_words(ref: CheckpointRef | None, sight: Sight) -> str:
     """`epoch-4.pt (step 400) saved 2m ago`."""
     if ref is None:
