@@ -1,4 +1,5 @@
-"""The agent as files: what is copied to a host, and by which hash it is known there. Controller side; not shipped itself.
+"""The agent as files: what is copied to a host, and by which hash it is known there. Controller side; not shipped
+itself.
 
 The directory is named after the hash of its content, so upgrading runctl never changes the code under a live training.
 """
@@ -44,7 +45,8 @@ def bundle_hash() -> str:
 def install(root: Path) -> Path:
     """Put the agent below `root` (created 0700) and return its directory, `<root>/<hash>`.
 
-    Atomic and idempotent: one that is there is taken as it is. Byte-compiled for this interpreter, so that a start doesn't compile.
+    Atomic and idempotent: one that is there is taken as it is. Byte-compiled for this interpreter, so that a start
+    doesn't compile.
     """
     target = root / bundle_hash()
     if target.is_dir():

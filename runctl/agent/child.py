@@ -37,7 +37,8 @@ def spawn(
 ) -> int:
     """Execute an argv in a process group of its own, stdin empty, stdout and stderr to `output`; returns its pid.
 
-    `argv[0]` without a slash is looked up in `env`'s PATH. `keep` are descriptors that it inherits. `pdeath` is the pid whose death kills it
+    `argv[0]` without a slash is looked up in `env`'s PATH. `keep` are descriptors that it inherits. `pdeath` is
+    the pid whose death kills it
     (Linux). Raises CannotStart, with nothing left running.
     """
     reader, writer = os.pipe()
@@ -46,8 +47,9 @@ def spawn(
         stage = "be started"
         try:
             os.setpgid(0, 0)
-            if pdeath is not None and processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL):
-                if os.getppid() != pdeath:
+            if pdeath is not None:
+                processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != pdeath:  # it died before this could be set
                     os._exit(1)
             null = os.open(os.devnull, os.O_RDONLY)
             for source, target in ((null, 0), (output, 1), (output, 2)):

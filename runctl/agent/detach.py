@@ -34,7 +34,9 @@ def main(entry: str, arguments: List[str]) -> int:
 
 
 def launch(entry: str, run_dir: str) -> int:
-    """Start the guardian of a run directory in a session of its own; 0 once it is on its way, 2 if there is no such directory."""
+    """Start the guardian of a run directory in a session of its own; 0 once it is on its way, 2 if there is no
+    such directory.
+    """
     run_dir = os.path.abspath(run_dir)
     if not os.path.isfile(os.path.join(run_dir, "spec.json")):
         sys.stderr.write(f"error: there is no attempt to start in `{run_dir}`: it has no `spec.json`\n")

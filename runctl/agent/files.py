@@ -1,4 +1,6 @@
-"""Files of the run directory that are either whole or not there: JSON, append-only journals, the reserved exit record."""
+"""Files of the run directory that are either whole or not there: JSON, append-only journals, the reserved exit
+record.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,9 @@ class ExitRecord:
 
 
 class Journal:
-    """Appends one JSON object a line, fsynced. A line that couldn't be written (a full disk) is tried again later, in order."""
+    """Appends one JSON object a line, fsynced. A line that couldn't be written (a full disk) is tried again later,
+    in order.
+    """
 
     def __init__(self, path: str, counter: str) -> None:
         self._path = path

@@ -1,6 +1,7 @@
 """The guardian: claims the attempt and the host, starts the agent, and ends the attempt if the agent dies.
 
-It knows no exit code and never writes one. It adopts what the agent leaves behind (a subreaper, where the kernel has them)
+It knows no exit code and never writes one. It adopts what the agent leaves behind (a subreaper, where the kernel
+has them)
 and doesn't end before that is gone.
 """
 
@@ -123,7 +124,9 @@ def _pass_fence(spec: Spec) -> None:
 
 
 def _start_agent(entry: str, spec: Spec, umask: int, *locks: int) -> "tuple[int, int]":
-    """Fork the agent; it sees the pipe close when the guardian dies. Returns its pid and the guardian's end of the pipe."""
+    """Fork the agent; it sees the pipe close when the guardian dies. Returns its pid and the guardian's end of the
+    pipe.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,5 @@
-"""Hooks: the user's commands at fixed points of an attempt, one after the other, each time-limited. A hook that fails is an
+"""Hooks: the user's commands at fixed points of an attempt, one after the other, each time-limited. A hook that
+fails is an
 event and nothing more."""
 
 from __future__ import annotations

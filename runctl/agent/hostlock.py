@@ -166,7 +166,8 @@ def _try(path: str) -> HostLock:
 
 
 def _open(path: str) -> int:
-    # Without O_CREAT first: in a sticky directory the kernel refuses O_CREAT on another user's file (fs.protected_regular).
+    # Without O_CREAT first: in a sticky directory the kernel refuses O_CREAT on another user's file
+    # (fs.protected_regular).
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         try:

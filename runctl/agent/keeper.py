@@ -32,7 +32,8 @@ class RestoreFailed(Exception):
 
 
 class Keeper:
-    """`poll` moves on, one fork at a time. Instants are of the active clock; `complete_at` and `durable_at` are when the content
+    """`poll` moves on, one fork at a time. Instants are of the active clock; `complete_at` and `durable_at` are
+    when the content
     was noticed, which is how old it is."""
 
     def __init__(self, spec: Spec, event: Callable[[str, str], None]) -> None:
@@ -83,7 +84,9 @@ class Keeper:
     # Before the start
 
     def prepare(self, now: Now) -> Optional[str]:
-        """Make the directory, sweep, restore: the restored path or "" when that is done, None before. Raises RestoreFailed."""
+        """Make the directory, sweep, restore: the restored path or "" when that is done, None before. Raises
+        RestoreFailed.
+        """
         if self._restored is None:
             if self.helper is None:
                 self._make_directory()
@@ -131,7 +134,9 @@ class Keeper:
             self._event("request_failed", f"the checkpoint request can't be written: {error.strerror}")
 
     def poll(self, now: Now, keep: int, still_writing: bool, left: Optional[float]) -> bool:
-        """Look, validate, copy; whether anything has changed. `left` is the time for it in seconds, None: no end in sight."""
+        """Look, validate, copy; whether anything has changed. `left` is the time for it in seconds, None: no end
+        in sight.
+        """
         if self._restored is None:
             return False
         if not still_writing and self._ended_at is None:
@@ -180,11 +185,11 @@ class Keeper:
     def _next(self, now: Now, keep: int, still_writing: bool, left: Optional[float]) -> bool:
         """Start on the newest candidate that is ready."""
         for candidate in sorted(self._watch.pending.values(), key=lambda c: c.order, reverse=True):
-            if self._ended_at is not None and candidate.tries:
+            since_end = 0.0 if self._ended_at is None else now.active - self._ended_at
+            if candidate.tries and since_end > self._spec.checkpoint.grace:
                 # The disk is full and nothing runs any more: the grace bounds how long that is tried again.
-                if now.active - self._ended_at > self._spec.checkpoint.grace:
-                    self._give_up(candidate, candidate.given_up or "it could not be copied", now)
-                    return True
+                self._give_up(candidate, candidate.given_up or "it could not be copied", now)
+                return True
             if not candidate.is_ready(now.active, still_writing):
                 continue
             if left is not None and self._rate and candidate.size / self._rate > left:

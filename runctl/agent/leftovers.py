@@ -17,7 +17,9 @@ SWEEP_SECONDS = 10.0
 
 
 def sweep() -> None:
-    """Kill this user's processes of attempts that hold, or held, this host and have neither guardian nor agent any more."""
+    """Kill this user's processes of attempts that hold, or held, this host and have neither guardian nor agent any
+    more.
+    """
     for holder in hostlock.recorded_holders():
         run_id = holder.get("run_id")
         if not isinstance(run_id, str) or not run_id or holder.get("uid") != os.getuid():

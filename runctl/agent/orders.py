@@ -25,7 +25,8 @@ class BadOrders(ValueError):
 
 
 class Limits:
-    """Seconds, None where there is no limit. `money_until` is a wall-clock instant, `money_seconds` counts on the boot-time
+    """Seconds, None where there is no limit. `money_until` is a wall-clock instant, `money_seconds` counts on the
+    boot-time
     clock from the agent's start, `duration` on the active clock from there."""
 
     __slots__ = (

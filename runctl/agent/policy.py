@@ -73,7 +73,9 @@ class Escalate(_Value):
 
 
 class AskForCheckpoint(_Value):
-    """Write the request file, and send `checkpoint.signal` if the script opted in. `seconds` is how long it may take."""
+    """Write the request file, and send `checkpoint.signal` if the script opted in. `seconds` is how long it may
+    take.
+    """
 
     __slots__ = ("reason", "seconds")
 
@@ -141,7 +143,9 @@ class Drain:
 
 
 class Observed:
-    """What the agent knows at one instant. `durable_at` is when the content of the newest durable checkpoint was noticed."""
+    """What the agent knows at one instant. `durable_at` is when the content of the newest durable checkpoint was
+    noticed.
+    """
 
     __slots__ = (
         "alive_at",
@@ -275,9 +279,9 @@ def _reason_to_end(
     if limits.deadline is not None and age is not None and clock.over(limits.deadline - age):
         if limits.on_deadline in ("stop", "fail"):
             return "deadline"
-        if limits.on_deadline == "save" and observed.asked_at is not None:
-            if clock.over(observed.asked_at + spec.checkpoint.grace - now.active):
-                return "deadline"
+        asked_at = observed.asked_at if limits.on_deadline == "save" else None
+        if asked_at is not None and clock.over(asked_at + spec.checkpoint.grace - now.active):
+            return "deadline"
     busy_at = max(observed.busy_at, observed.training_since)
     alive_at = max(busy_at, observed.alive_at)
     if limits.hang is not None and clock.over(alive_at + limits.hang - now.active):
@@ -299,21 +303,23 @@ def _warnings(spec: Spec, orders: Orders, observed: Observed, now: Now, clock: _
             actions.append(Warn("checkpoint_overdue", f"the newest durable checkpoint is {age:.0f} s old"))
         if age >= limits.deadline and limits.on_deadline == "save" and observed.asked_at is None:
             actions.append(AskForCheckpoint("deadline", spec.checkpoint.grace))
-    every = spec.checkpoint.every_text
-    if observed.intervals >= 1 and observed.interval_over_at is not None:
-        if clock.over(observed.interval_over_at + INTERVAL_PATIENCE - now.active):
-            if observed.saved == 0 and not observed.ignored_told:
-                detail = f"no checkpoint has appeared in `{spec.checkpoint.dir}`, though one was due after {every}"
-                actions.append(Warn("checkpoint_policy_ignored", detail))
-            elif (
-                observed.saved > 0
-                and observed.intervals >= FEW_AFTER_INTERVALS
-                and observed.saved < observed.intervals / 2
-                and not (observed.few_told or observed.ignored_told)
-            ):
-                detail = f"{observed.saved} checkpoints in {observed.intervals:.0f} intervals of {every}"
-                actions.append(Warn("checkpoint_policy_ignored", detail))
+    over_at = observed.interval_over_at
+    if observed.intervals >= 1 and over_at is not None and clock.over(over_at + INTERVAL_PATIENCE - now.active):
+        actions += _policy_ignored(spec, observed)
     return actions
+
+
+def _policy_ignored(spec: Spec, observed: Observed) -> List[Action]:
+    """A script that saves never, or far less often than asked, is said so once each."""
+    every = spec.checkpoint.every_text
+    if observed.saved == 0:
+        detail = f"no checkpoint has appeared in `{spec.checkpoint.dir}`, though one was due after {every}"
+        return [] if observed.ignored_told else [Warn("checkpoint_policy_ignored", detail)]
+    few = observed.intervals >= FEW_AFTER_INTERVALS and observed.saved < observed.intervals / 2
+    if not few or observed.few_told or observed.ignored_told:
+        return []
+    detail = f"{observed.saved} checkpoints in {observed.intervals:.0f} intervals of {every}"
+    return [Warn("checkpoint_policy_ignored", detail)]
 
 
 def _drain(spec: Spec, observed: Observed, drain: Drain, left: float, clock: _Clock) -> List[Action]:

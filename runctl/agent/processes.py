@@ -24,7 +24,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Process:
-    """One row of the process table. `start` is in clock ticks since boot (Linux) or the text of `ps -o lstart=`; `cpu` is in
+    """One row of the process table. `start` is in clock ticks since boot (Linux) or the text of `ps -o lstart=`;
+    `cpu` is in
     seconds, with that of children that were waited for where the system says so; `rss` in bytes."""
 
     __slots__ = ("cpu", "pgid", "pid", "ppid", "rss", "start", "state")
@@ -48,7 +49,7 @@ def prctl(option: int, value: int) -> bool:
     try:
         import ctypes
 
-        return ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
         return False
 
@@ -270,7 +271,9 @@ def reap(on_exit: Callable[[int, int], None]) -> bool:
 
 
 def attempt_processes(root: int, run_id: str, spare: Set[int]) -> Set[int]:
-    """What is alive of an attempt: below `root`, or carrying the run id; without zombies, and without `spare` and what is below it."""
+    """What is alive of an attempt: below `root`, or carrying the run id; without zombies, and without `spare` and
+    what is below it.
+    """
     rows = table()
     spared = set(spare)
     for pid in spare:

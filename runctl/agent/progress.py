@@ -1,4 +1,5 @@
-"""How far the training is: from what it prints anyway, from Hugging Face's `trainer_state.json`, or from lines of JSON on the
+"""How far the training is: from what it prints anyway, from Hugging Face's `trainer_state.json`, or from lines of
+JSON on the
 file named in `RUNCTL_PROGRESS`.
 
 All of it is written by the training and taken as hostile: bounded reads, numbers checked, links not followed.

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int) -> Callable[[Report], None]:
-    """Validate a candidate and, if it is whole, copy it durably and prune. Reports `verdict`, then `durable`, then `pruned`."""
+    """Validate a candidate and, if it is whole, copy it durably and prune. Reports `verdict`, then `durable`, then
+    `pruned`.
+    """
 
     def work(report: Report) -> None:
         from runctl.checkpoints import durable, formats, retention
@@ -47,7 +49,9 @@ def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int) -> Callable
 
 
 def prepare(spec: Spec) -> Callable[[Report], None]:
-    """Before the start: sweep torn copies, make sure that copies can be made, restore. Reports `restored` (a path or "")."""
+    """Before the start: sweep torn copies, make sure that copies can be made, restore. Reports `restored` (a path
+    or "").
+    """
 
     def work(report: Report) -> None:
         from runctl.checkpoints import durable, restoring

@@ -41,7 +41,9 @@ def take_secrets(spec: Spec) -> Dict[str, str]:
 
 
 def deadline_variable(orders: Orders, started: Now, now: Now) -> Dict[str, str]:
-    """`RUNCTL_DEADLINE`: the instant at which the attempt ends as things stand, in UTC seconds; none without a limit."""
+    """`RUNCTL_DEADLINE`: the instant at which the attempt ends as things stand, in UTC seconds; none without a
+    limit.
+    """
     limits = orders.limits
     instants = []
     if limits.money_until is not None:
@@ -95,7 +97,9 @@ class Training:
 
 
 def oom_kills() -> int:
-    """How many processes the kernel's OOM killer has ended: in this control group where there is one, else on the host."""
+    """How many processes the kernel's OOM killer has ended: in this control group where there is one, else on the
+    host.
+    """
     for path, name in ((_memory_events(), b"oom_kill "), ("/proc/vmstat", b"oom_kill ")):
         try:
             with open(path, "rb") as file:

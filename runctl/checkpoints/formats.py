@@ -1,4 +1,5 @@
-"""Whether a checkpoint is whole: by its format's own structure and checksums. Nothing in it is executed or unpickled, and what
+"""Whether a checkpoint is whole: by its format's own structure and checksums. Nothing in it is executed or
+unpickled, and what
 it claims about its own size is not believed."""
 
 from __future__ import annotations
@@ -42,16 +43,17 @@ class Verdict:
 
     __slots__ = ("detail", "format", "valid")
 
-    def __init__(self, valid: bool, format: str, detail: Optional[str]) -> None:
+    def __init__(self, valid: bool, kind: str, detail: Optional[str]) -> None:
         self.valid = valid
-        self.format = format
+        self.format = kind
         self.detail = detail
 
 
 def validate(path: str, kind: str, command: Sequence[str] = ()) -> Verdict:
     """Judge a file or directory as that kind of checkpoint.
 
-    `auto` finds the kind by name and content; else `torch`, `safetensors`, `npz`, `directory`, `command` (an argv, in which
+    `auto` finds the kind by name and content; else `torch`, `safetensors`, `npz`, `directory`, `command` (an argv,
+    in which
     `{}` is the path). Raises OSError when it can't be read at all.
     """
     is_directory = stat.S_ISDIR(os.stat(path, follow_symlinks=False).st_mode)
@@ -287,7 +289,9 @@ def _check_directory(path: str) -> Optional[str]:
 
 
 def list_files(path: str) -> List[str]:
-    """The files below a directory, relative and sorted. Raises Invalid for links that lead out of it, and for what is no file."""
+    """The files below a directory, relative and sorted. Raises Invalid for links that lead out of it, and for what
+    is no file.
+    """
     root = os.path.realpath(path)
     found: List[str] = []
     queue = [("", 0)]

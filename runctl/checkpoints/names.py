@@ -23,15 +23,59 @@ BY_EXTENSION = {
 }
 # Beside checkpoints, never one.
 SIDECARS = frozenset(
-    [".txt", ".log", ".yaml", ".yml", ".md", ".csv", ".tsv", ".toml", ".ini", ".cfg", ".jsonl", ".py", ".ipynb", ".png", ".jpg", ".jpeg", ".svg", ".pdf", ".html", ".lock", ".sha256", ".md5", ".out", ".err", ".pid", ".gz", ".tfevents"]
+    [
+        ".txt",
+        ".log",
+        ".yaml",
+        ".yml",
+        ".md",
+        ".csv",
+        ".tsv",
+        ".toml",
+        ".ini",
+        ".cfg",
+        ".jsonl",
+        ".py",
+        ".ipynb",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".svg",
+        ".pdf",
+        ".html",
+        ".lock",
+        ".sha256",
+        ".md5",
+        ".out",
+        ".err",
+        ".pid",
+        ".gz",
+        ".tfevents",
+    ]
 )
 SIDECAR_DIRECTORIES = frozenset(
-    ["logs", "log", "runs", "tensorboard", "tb", "wandb", "mlruns", "lightning_logs", "events", "samples", "images", "plots", "__pycache__"]
+    [
+        "logs",
+        "log",
+        "runs",
+        "tensorboard",
+        "tb",
+        "wandb",
+        "mlruns",
+        "lightning_logs",
+        "events",
+        "samples",
+        "images",
+        "plots",
+        "__pycache__",
+    ]
 )
 _NUMBER_AFTER = r"[-_=. ]{0,2}0*(\d{1,15})(?!\d)"
-_STEP = re.compile(rf"(?:global_?step|step|iteration|iter|batch|checkpoint|ckpt)s?{_NUMBER_AFTER}", re.IGNORECASE)
-_EPOCH = re.compile(rf"(?:epoch|ep)s?{_NUMBER_AFTER}", re.IGNORECASE)
-_ANY = re.compile(r"(?<![\d.])0*(\d{1,15})(?![\d])")
+_STEP = re.compile(
+    rf"(?<![a-z])(?:global_?step|step|iteration|iter|batch|checkpoint|ckpt)s?{_NUMBER_AFTER}", re.IGNORECASE
+)
+_EPOCH = re.compile(rf"(?<![a-z])(?:epoch|ep)s?{_NUMBER_AFTER}", re.IGNORECASE)
+_ANY = re.compile(r"(?<![A-Za-z\d.])0*(\d{1,15})(?![\d.])")
 
 
 def is_temporary(name: str) -> bool:

@@ -16,7 +16,8 @@ TEMPORARY_PREFIX = ".restoring-"
 
 
 def restore_durable(source: str, name: str, target_dir: str) -> str:
-    """Copy the durable checkpoint `source` to `target_dir/name`, each file verified against the manifest; returns that path.
+    """Copy the durable checkpoint `source` to `target_dir/name`, each file verified against the manifest; returns
+    that path.
 
     Raises Damaged, OSError. Until all of it is verified nothing appears under the name.
     """

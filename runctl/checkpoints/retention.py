@@ -1,4 +1,6 @@
-"""Which durable checkpoints stay: the newest `keep` of the job, the newest always, and only the highest attempt prunes."""
+"""Which durable checkpoints stay: the newest `keep` of the job, the newest always, and only the highest attempt
+prunes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def prune(root: str, uid: str, attempt: int, keep: int) -> List[durable.Durable]:
-    """Remove what is beyond the newest `keep`; returns what was removed. An attempt that isn't the highest removes nothing.
+    """Remove what is beyond the newest `keep`; returns what was removed. An attempt that isn't the highest removes
+    nothing.
 
     The manifest goes first: a crash in between leaves something that is no checkpoint, for the next sweep.
     """

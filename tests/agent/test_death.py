@@ -64,7 +64,9 @@ def test_leftovers_of_a_training_that_ends(host: Host) -> None:
 
 @pytest.mark.parametrize("victims", [["agent"], ["guardian"], ["agent", "guardian"], ["guardian", "agent"]])
 def test_killed(host: Host, victims: list[str]) -> None:
-    """When the agent or the guardian is killed the attempt ends as lost; when both are, the next start here cleans up."""
+    """When the agent or the guardian is killed the attempt ends as lost; when both are, the next start here cleans
+    up.
+    """
     run = host.script(FAMILY + "time.sleep(600)")
     run.printed("family")
     state = run.training()

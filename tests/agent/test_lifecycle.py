@@ -95,9 +95,7 @@ def test_a_secret_that_is_missing(host: Host) -> None:
         ("./script", "#!/bin/sh\n", 0o644, "Permission denied"),
     ],
 )
-def test_a_program_that_cannot_be_executed(
-    host: Host, program: str, content: str | None, mode: int, says: str
-) -> None:
+def test_a_program_that_cannot_be_executed(host: Host, program: str, content: str | None, mode: int, says: str) -> None:
     """What can't be executed is a failed start with the cause, not an exit code."""
     run = host.prepare([program])
     if content is not None:
@@ -148,7 +146,13 @@ def test_nothing_of_the_caller_is_kept(host: Host) -> None:
     argv = [sys.executable, "-I", "-S", "-E", str(host.agent / "launch.py"), str(run.path)]
     environment = {**os.environ, "RUNCTL_HOST_LOCK_DIR": str(host.locks)}
     done = subprocess.run(
-        argv, env=environment, close_fds=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=10
+        argv,
+        env=environment,
+        close_fds=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=10,
     )
     os.close(writer)
     assert (done.returncode, done.stdout) == (0, b"")
@@ -261,7 +265,6 @@ def test_hooks(host: Host) -> None:
     assert run.exit()["reason"] == "stop"
     assert (work / "before_stop").exists()
     assert (work / "before_terminate").exists()
-    assert [line["detail"].split("`")[0].strip() for line in run.lines("events.jsonl") if line["event"] == "hook_failed"] == [
-        "after_start", "before_terminate",
-    ]  # fmt: skip
+    failed = [line["detail"] for line in run.lines("events.jsonl") if line["event"] == "hook_failed"]
+    assert [detail.split("`")[0].strip() for detail in failed] == ["after_start", "before_terminate"]
     run.gone()

@@ -77,8 +77,10 @@ def test_a_grant_can_be_extended(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"serial": "x"}', '{"serial": 99, "epoch": 1}', "\x00" * 100, '{"serial": 99, "epoch": 1, "limits": '
-     '{"money": {"until": NaN, "seconds": -1}}, "end": null}', "[" * 100_000],
+    [
+        "", "{", "[]", '{"serial": "x"}', '{"serial": 99, "epoch": 1}', "\x00" * 100, "[" * 100_000,
+        '{"serial": 99, "epoch": 1, "limits": {"money": {"until": NaN, "seconds": -1}}, "end": null}',
+    ],
     ids=range(8),
 )  # fmt: skip
 def test_hostile_orders(host: Host, content: str) -> None:
@@ -100,7 +102,9 @@ def test_duration(host: Host) -> None:
 
 @pytest.mark.parametrize("end", ["stop", "cancel", "replace"])
 def test_orders_to_end(host: Host, end: str) -> None:
-    """An order to end drains: the request file is written, the script saves, the copy is durable, and the reason is the order's."""
+    """An order to end drains: the request file is written, the script saves, the copy is durable, and the reason
+    is the order's.
+    """
     run = host.script(SAVES)
     run.printed("up")
     run.order(end=end)
@@ -222,6 +226,7 @@ def test_a_higher_reason_takes_over(host: Host) -> None:
 def test_a_script_that_never_saves_is_told(host: Host) -> None:
     """A script whose progress shows that an interval is over without a checkpoint is noticed."""
     run = host.script(
-        "import time\nfor epoch in range(1, 5): print(f'epoch {epoch}/40', flush=True); time.sleep(1.2)\ntime.sleep(600)"
+        "import time\nfor epoch in range(1, 5): print(f'epoch {epoch}/40', flush=True)"
+        "; time.sleep(1.2)\ntime.sleep(600)"
     )
     until(lambda: "checkpoint_policy_ignored" in run.events(), patience=30)

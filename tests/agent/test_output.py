@@ -40,9 +40,7 @@ def test_segments(host: Host) -> None:
 
 def test_what_is_no_text(host: Host) -> None:
     """Bytes that are no UTF-8 are kept as they are, from both streams."""
-    run = host.script(
-        "import os\nos.write(1, bytes(range(256)) * 3); os.write(2, b'\\xff\\xfe epoch 1/2 \\x00')"
-    )
+    run = host.script("import os\nos.write(1, bytes(range(256)) * 3); os.write(2, b'\\xff\\xfe epoch 1/2 \\x00')")
     assert run.exit()["exit_code"] == 0
     assert run.output() == bytes(range(256)) * 3 + b"\xff\xfe epoch 1/2 \x00"
 
@@ -85,8 +83,7 @@ def test_a_flood_does_not_delay_a_stop(host: Host) -> None:
 def test_closed_output(host: Host) -> None:
     """A training that closes its output goes on, and its exit code is known."""
     run = host.script(
-        "import os, time\nprint('bye', flush=True)\nos.close(0); os.close(1); os.close(2)\n"
-        "time.sleep(0.5)\nos._exit(9)"
+        "import os, time\nprint('bye', flush=True)\nos.close(0); os.close(1); os.close(2)\ntime.sleep(0.5)\nos._exit(9)"
     )
     assert run.exit()["exit_code"] == 9
     assert run.output() == b"bye\n"
@@ -94,7 +91,9 @@ def test_closed_output(host: Host) -> None:
 
 def test_output_of_children_at_the_end(host: Host) -> None:
     """What a child prints just before the end is in the log."""
-    run = host.script("import os, sys\nif os.fork() == 0: print('child', flush=True); os._exit(0)\nos.wait()\nprint('leader')")
+    run = host.script(
+        "import os, sys\nif os.fork() == 0: print('child', flush=True); os._exit(0)\nos.wait()\nprint('leader')"
+    )
     run.exit()
     assert run.output() == b"child\nleader\n"
 

@@ -32,11 +32,15 @@ STARTED = Now(WALL, BOOT, 100.0)
 
 
 def at(seconds: float, *, wall: float = 0.0, suspended: float = 0.0) -> Now:
-    """So many active seconds after the start; the wall clock off by `wall`, the machine asleep for `suspended` besides."""
+    """So many active seconds after the start; the wall clock off by `wall`, the machine asleep for `suspended`
+    besides.
+    """
     return Now(WALL + seconds + suspended + wall, BOOT + seconds + suspended, 100.0 + seconds)
 
 
-def spec(*, signal: str | None = None, grace: float = 60.0, to: str = "leader", every: dict[str, Any] | None = None) -> Spec:
+def spec(
+    *, signal: str | None = None, grace: float = 60.0, to: str = "leader", every: dict[str, Any] | None = None
+) -> Spec:
     checkpoint = {"dir": "/c", "grace": grace, "signal": signal, "every": every or {"unit": "epochs", "n": 2}}
     value = {
         "version": 1, "run_id": "r-1", "job": "j", "uid": "r", "attempt": 1, "cwd": "/", "argv": ["x"],
@@ -119,7 +123,7 @@ def test_deadline_warns_with_backoff() -> None:
     given = orders(deadline=30)
     told = [0, 1, 2, 3]
     seen = [
-        [seconds for seconds in range(300) if decide(given, training(overdue_told=count), at(seconds)).actions][0]
+        next(seconds for seconds in range(300) if decide(given, training(overdue_told=count), at(seconds)).actions)
         for count in told
     ]
     assert seen == [30, 60, 120, 240]
@@ -131,7 +135,9 @@ def test_deadline_asks_first() -> None:
     actions = decide(given, training(), at(30)).actions
     assert [type(action) for action in actions] == [Warn, AskForCheckpoint]
     waiting = training(asked_at=130.0, overdue_told=1)
-    assert decide(given, waiting, at(89)).actions == [Warn("checkpoint_overdue", "the newest durable checkpoint is 89 s old")]
+    assert decide(given, waiting, at(89)).actions == [
+        Warn("checkpoint_overdue", "the newest durable checkpoint is 89 s old")
+    ]
     assert decide(given, waiting, at(90)).actions == [BeginDrain("deadline", 60.0)]
     saved = training(asked_at=None, durable_at=150.0)
     assert decide(given, saved, at(79)).actions == []
@@ -194,7 +200,9 @@ def stages(of: Spec, observed: Observed, given: Orders, until: int = 70) -> list
         now = at(drain.since - 100 + tenth / 10)
         actions = decide(given, observed, now, of).actions
         apply(drain, actions, drain.until - now.active)
-        found += [(tenth / 10, action.to if isinstance(action, SendSignal) else type(action).__name__) for action in actions]
+        found += [
+            (tenth / 10, action.to if isinstance(action, SendSignal) else type(action).__name__) for action in actions
+        ]
         assert drain.killed or decide(given, observed, now, of).actions == []
     return found
 
@@ -218,7 +226,9 @@ def test_stages_with_a_checkpoint_signal() -> None:
 
 
 def test_stages_with_a_slow_copy() -> None:
-    """What the last copy took, and half as much again, is kept for the next one, though no more than half of the time."""
+    """What the last copy took, and half as much again, is kept for the next one, though no more than half of the
+    time.
+    """
     observed = training(drain=Drain("stop", 150.0, WALL, 60.0), last_copy=10.0)
     assert stages(spec(), observed, orders("stop"))[-1] == (45.0, "KillAll")
     assert copy_reserve(60.0, 1000.0) == 30.0

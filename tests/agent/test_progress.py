@@ -17,7 +17,10 @@ from runctl.agent.progress import Progress
     ("text", "expected"),
     [
         ("epoch 3/50", {"epoch": 3, "epochs": 50}),
-        ("Epoch [3/50], Step [100/1000], Loss: 0.25", {"epoch": 3, "epochs": 50, "step": 100, "steps": 1000, "loss": 0.25}),
+        (
+            "Epoch [3/50], Step [100/1000], Loss: 0.25",
+            {"epoch": 3, "epochs": 50, "step": 100, "steps": 1000, "loss": 0.25},
+        ),
         ("Epoch: 3 of 50 train_loss=1.5e-3", {"epoch": 3, "epochs": 50, "loss": 0.0015}),
         ("epoch=7 loss: 12", {"epoch": 7, "epochs": None, "loss": 12.0}),
         ("step 100/1000", {"step": 100, "steps": 1000}),
@@ -46,7 +49,9 @@ def test_fraction_and_eta(tmp_path: Path) -> None:
     file = tmp_path / "progress"
     file.write_text(json.dumps({"fraction": 0.0}) + "\n")
     assert progress.look(output, None, Now(1001.0, 0.0, 101.0))
-    file.write_text('{"fraction": 0.0}\n{"fraction": 0.25, "loss": 0.5, "metrics": {"acc": 0.9, "bad": "x"}}\nnot json\n{"half')
+    file.write_text(
+        '{"fraction": 0.0}\n{"fraction": 0.25, "loss": 0.5, "metrics": {"acc": 0.9, "bad": "x"}}\nnot json\n{"half'
+    )
     assert progress.look(output, None, Now(1030.0, 0.0, 130.0))
     state = progress.state(Now(1030.0, 0.0, 130.0))
     assert state is not None

@@ -108,7 +108,8 @@ def test_what_is_no_checkpoint(host: Host) -> None:
     secret.write_bytes(b"secret")
     run = host.script(
         NPZ + "npz('checkpoints/a.npz', 1)\n"
-        "for name in ('.hidden', 'b.npz.tmp', 'tmp.npz', 'train.log', 'metrics.jsonl', 'README.md', 'meta.json', 'notes'):\n"
+        "for name in ('.hidden', 'b.npz.tmp', 'tmp.npz', 'train.log', 'metrics.jsonl', 'README.md', 'meta.json'"
+        ", 'notes'):\n"
         " open('checkpoints/' + name, 'wb').write(b'{}')\n"
         f"os.symlink({str(secret)!r}, 'checkpoints/latest.npz')\n"
         "os.mkdir('checkpoints/empty'); os.mkdir('checkpoints/logs'); open('checkpoints/logs/x.pt', 'w')\n"
@@ -131,7 +132,10 @@ def test_directories(host: Host) -> None:
     )
     run.wait_state(lambda state: state["checkpoints"]["durable"] == 1 and state["checkpoints"]["invalid"] == 1)
     (kept,) = run.durable()
-    assert sorted(path.name for path in (kept / "data" / "checkpoint-50").iterdir()) == ["model.npz", "trainer_state.json"]
+    assert sorted(path.name for path in (kept / "data" / "checkpoint-50").iterdir()) == [
+        "model.npz",
+        "trainer_state.json",
+    ]
     assert manifest(kept)["step"] == 50
     state = run.wait_state(lambda state: state["progress"])
     assert state["progress"]["source"] == "trainer_state"
@@ -183,7 +187,9 @@ PRINT_RESUME = "import os, sys; p = os.environ['RUNCTL_RESUME_FROM']; print(sys.
 
 
 def test_restore(host: Host) -> None:
-    """An attempt goes on from a durable checkpoint: verified, in place before the script starts, not counted as its own."""
+    """An attempt goes on from a durable checkpoint: verified, in place before the script starts, not counted as
+    its own.
+    """
     first = start_and_save(host, "job1")
     source = first.durable()[0]
     run = host.script(
@@ -268,7 +274,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     if os.getuid() != 0:
         pytest.skip("only root can mount a small file system")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)], check=False, capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)], check=False, capture_output=True
+    )
     if done.returncode != 0:
         pytest.skip(f"a small file system can't be mounted: {done.stderr.decode().strip()}")
     yield path
@@ -296,7 +304,9 @@ def test_a_full_disk(host: Host, small_disk: Path) -> None:
 def test_a_full_disk_hides_no_exit_code(host: Host, small_disk: Path) -> None:
     """When the run directory's disk is full, the exit code is recorded all the same."""
     host.root = small_disk
-    run = host.script("import time, sys\nprint('up', flush=True)\nsys.stdin.read()\ntime.sleep(2.5)\nraise SystemExit(6)")
+    run = host.script(
+        "import time, sys\nprint('up', flush=True)\nsys.stdin.read()\ntime.sleep(2.5)\nraise SystemExit(6)"
+    )
     run.training()
     with pytest.raises(OSError, match="No space"), open(small_disk / "filler", "wb", buffering=0) as file:
         while True:
