@@ -78,13 +78,13 @@ def _check(machine: Machine, name: str, code: int, cap: int) -> None:
     told = machine.told()
     assert not [line for line in told if line["what"] == "double"], "two trainings at once"
     ends = [line for line in told if line["what"] == "end"]
-    outcome, exit_code = status["outcome"]["type"], status["exit_code"]
+    outcome, exit_code = status["outcome"], status["exit_code"]
     if outcome == "Succeeded":
         assert exit_code == 0
         assert code == 0
         assert ends
     elif outcome == "Failed":
-        reason = status["outcome"]["reason"]
+        reason = status["reason"]
         assert reason in ("ExitCode", "Signal"), status
         assert (reason == "Signal") == (exit_code is None)
         assert reason == "Signal" or (exit_code == code == 7 and ends)
