@@ -29,7 +29,7 @@ ASK_SHARE = 0.5
 # The whole group is signalled when this part of the time between the leader's signal and SIGKILL is over.
 LEADER_SHARE = 0.6
 # After an interval is over, a save may still be under way for this long before the script is said to ignore its policy.
-INTERVAL_PATIENCE = 10.0
+INTERVAL_PATIENCE = 5.0
 # From so many intervals on, fewer checkpoints than half of them is far fewer than asked.
 FEW_AFTER_INTERVALS = 4
 LONGEST_WAIT = 1.0

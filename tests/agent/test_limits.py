@@ -62,7 +62,8 @@ def test_the_cap_holds_against_a_stubborn_training(host: Host) -> None:
 
 def test_a_grant_can_be_extended(host: Host) -> None:
     """The controller may extend the grant of a running attempt; an older or lower order doesn't count."""
-    run = host.script(SAVES, checkpoint={"grace": 0.5}, limits={"money": {"until": time.time() + 3, "seconds": 3.0}})
+    chatty = SAVES.replace("time.sleep(0.05)", "time.sleep(0.05); print('x', flush=True)")
+    run = host.script(chatty, checkpoint={"grace": 0.5}, limits={"money": {"until": time.time() + 3, "seconds": 3.0}})
     run.printed("up")
     run.order(serial=5, money={"until": time.time() + 600, "seconds": 600.0})
     run.wait_state(lambda state: state["serial"] == 5)
