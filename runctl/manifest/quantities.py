@@ -113,7 +113,7 @@ _DIGITS = r"\d{1,12}(?:\.\d{1,12})?|\.\d{1,12}"
 _MONEY = re.compile(rf"\$\s*(?P<dollars>{_DIGITS})|(?P<amount>{_DIGITS})\s*(?P<currency>[A-Za-z$€£¥]*)", re.ASCII)
 _DURATION_PART = re.compile(
     r"(\d{1,9}(?:\.\d{1,9})?)\s*"
-    r"(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)(?![A-Za-z])\s*",
+    r"(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|w)\s*",
     re.ASCII,
 )
 _DURATION_MILLIS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}

@@ -126,6 +126,7 @@ def test_what_fields_accept(text: str, path: str, value: object) -> None:
         ("checkpoint: {signal: whatever}", "unknown-signal", "SIGABRT"),
         ("checkpoint: {dir: /abs}", "path-outside", "relative"),
         ("checkpoint: {dir: a/../..}", "path-outside", "workdir"),
+        ("checkpoint: {dir: ../x}", "path-outside", "workdir"),
         ("checkpoint: {dir: ./}", "bad-path", "inside it"),
         ("checkpoint: {upload: 'gs://b/x'}", "bad-url", "s3://bucket/prefix/"),
         ("checkpoint: {upload: 's3://B'}", "bad-url", "s3://bucket/prefix/"),

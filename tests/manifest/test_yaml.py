@@ -93,6 +93,12 @@ def test_unknown_alias_says_what_was_meant() -> None:
     assert problem.hint == "did you mean `*common`?"
 
 
+def test_an_anchor_ends_with_its_document() -> None:
+    """YAML 1.2.2, 3.2.2.2: an alias can't stand for something in another document."""
+    found = loaded(FIRST + "workdir: &here sub\n---\nname: b\nscript: b.py\nworkdir: *here\n")
+    assert [(each.code, each.line) for each in found.diagnostics] == [("unknown-alias", 7)]
+
+
 def test_a_duplicate_key_shows_both_places() -> None:
     """The first place belongs to the problem."""
     (problem,) = loaded(FIRST + "name: b\n").diagnostics
