@@ -217,7 +217,7 @@ def test_secrets_of_several_lines_are_struck_out_everywhere() -> None:
 
 def test_long_lines_are_cut_around_what_is_meant() -> None:
     """Both ends of a long line are replaced by an ellipsis, and the carets stay under their text."""
-    found = loaded(FIRST + f"labels: {{{'a: b, ' * 0}{'x' * 60}: {'y' * 200}, '?': {'z' * 200}}}\n")
+    found = loaded(FIRST + f"labels: {{{'x' * 60}: {'y' * 200}, '?': {'z' * 200}}}\n")
     lines = render(found.diagnostics).splitlines()
     assert max(map(len, lines)) < 140
     shown, carets = lines[3], lines[4]

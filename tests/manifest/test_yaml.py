@@ -70,12 +70,9 @@ def test_anchors_aliases_and_merges_work() -> None:
         "launcher: *args\n"
     )
     assert (found.checkpoint.dir, found.launcher) == ("x", ("x", "x"))
-    merged = loaded(
-        "x: &one {A: '1', B: '2'}\ny: &two {B: '3', C: '4'}\n---\nname: a\nscript: a.py\nenv:\n"
-        "  <<: [{A: '1', B: '2'}, {B: '3', C: '4'}]\n  A: own\n"
-    )
-    assert merged.jobs[0].job.env == {"A": "own", "B": "2", "C": "4"}
-    assert job("env: {'<<': x}\n".replace("'<<'", "A")).env == {"A": "x"}
+    merged = job("env:\n  <<: [{A: '1', B: '2'}, {B: '3', C: '4'}]\n  A: own\nmatrix: {}\n")
+    assert merged.env == {"A": "own", "B": "2", "C": "4"}
+    assert job("labels: &l {a: b}\nenv: {<<: *l, C: d}\n").env == {"a": "b", "C": "d"}
 
 
 def test_a_merged_alias_keeps_the_place_where_it_was_written() -> None:
