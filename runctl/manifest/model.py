@@ -2,7 +2,8 @@
 
 This is the edge: pydantic reads the data of a document (`reading.py`) into it, `convert.py` makes the inner `Job`
 of it, and the catalogue (`catalogue.py`) turns it into the JSON schema, `runctl explain` and the documentation.
-One file, however long: it is read as a table. None means that the manifest doesn't say; defaults that depend on another field are filled in by `convert.py`.
+One file, however long: it is read as a table. None means that the manifest doesn't say; defaults that depend on
+another field are filled in by `convert.py`.
 """
 
 from typing import Annotated, Literal
