@@ -50,6 +50,7 @@ class Ending:
             return False
         agent.keeper.stop(now)
         if self._hooks is None:
+            agent.progress.look_last(agent.output, agent.keeper.newest_path, now)
             agent._run_hooks("before_terminate", agent.spec.hooks.before_terminate, now)
             self._hooks = agent.hook_runs[-1]
         if any(hook.pid is not None for hook in agent.hook_runs) and not self._abandoned:

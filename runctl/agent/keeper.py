@@ -150,7 +150,7 @@ class Keeper:
             if self._watch.look(now.wall, now.active, force=first_after_end):
                 changed = True
                 self.noticed_at = now.active
-            self._drop(keep)
+            self._drop(keep, now, still_writing)
         if self.helper is None and self._watch.pending:
             changed = self._next(now, keep, still_writing, left) or changed
         self._journal.flush()
@@ -177,8 +177,9 @@ class Keeper:
             self._event("checkpoint_not_saved", f"`{candidate.name}`: {detail}")
         self._journal.flush()
 
-    def _drop(self, keep: int) -> None:
-        dropped = len(self._watch.drop_superseded(keep, self._busy)) + self._watch.take_skipped()
+    def _drop(self, keep: int, now: Now, still_writing: bool) -> None:
+        superseded = self._watch.drop_superseded(keep, self._busy, now.active, still_writing)
+        dropped = len(superseded) + self._watch.take_skipped()
         if dropped:
             self._event("checkpoints_superseded", f"{dropped} had newer ones before they could be copied")
 

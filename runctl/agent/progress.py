@@ -94,6 +94,11 @@ class Progress:
             self._first_step = self.step
         return True
 
+    def look_last(self, output: Output, newest_checkpoint: Optional[str], now: Now) -> None:
+        """Take what came since the last look: a training that has ended says nothing more."""
+        self._looked_at = now.active - LOOK_SECONDS
+        self.look(output, newest_checkpoint, now)
+
     def read_text(self, text: str) -> None:
         """Take the newest of each kind from printed text."""
         found = False

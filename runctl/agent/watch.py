@@ -141,12 +141,21 @@ class Watch:
         candidate.changed_at = now
         candidate.tried = True
 
-    def drop_superseded(self, keep: int, busy: Optional[Candidate]) -> List[Candidate]:
-        """Of those that wait, let go of what is older than the newest `keep`: retention would remove it at once."""
-        waiting = sorted((c for c in self.pending.values() if c is not busy), key=lambda c: c.order)
-        dropped = waiting[:-keep] if len(waiting) > keep else []
-        for candidate in dropped:
-            self.done(candidate)
+    def drop_superseded(self, keep: int, busy: Optional[Candidate], now: float, still_writing: bool) -> List[Candidate]:
+        """Of those that wait, let go of what has `keep` newer ones that can be copied: retention would remove it at
+        once. One that can't be judged yet supersedes nothing: else a script that saves faster than its files settle
+        would never have a durable checkpoint.
+        """
+        dropped: List[Candidate] = []
+        newer = 0
+        for candidate in sorted(
+            (c for c in self.pending.values() if c is not busy), key=lambda c: c.order, reverse=True
+        ):
+            if newer >= keep:
+                self.done(candidate)
+                dropped.append(candidate)
+            elif candidate.tries or candidate.is_ready(now, still_writing):
+                newer += 1
         return dropped
 
     def take_skipped(self) -> int:
