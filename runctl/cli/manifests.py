@@ -15,7 +15,8 @@ from runctl.cli.exit_codes import ExitCode
 from runctl.cli.streams import coloured, say
 from runctl.manifest.diagnostics import Diagnostic, Severity, has_errors
 from runctl.manifest.job import Position, SourcedJob
-from runctl.manifest.load import Recognition, duplicate_names, load, recognise
+from runctl.manifest.load import duplicate_names, load
+from runctl.manifest.recognising import Recognition, recognise
 from runctl.manifest.render import Theme, render
 from runctl.manifest.source import MAX_BYTES, Source
 

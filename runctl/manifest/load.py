@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -207,24 +205,6 @@ def _prune(data: Any, path: str) -> None:
         if not isinstance(data, dict):
             return
     data.pop(names[-1], None)
-
-
-class Recognition(StrEnum):
-    """What a file in a directory is to runctl; the value is the note for one that is skipped."""
-
-    MANIFEST = "a manifest"
-    OTHER_NAME = "not named `*.yaml` or `*.yml`"
-    OTHER_CONTENT = "no `apiVersion: runctl/…` at its top level"
-
-
-_DECLARED = re.compile(rb"""^(?:\xef\xbb\xbf)?(?:\{\s*|---\s+)?["']?apiVersion["']?\s*:\s*["']?runctl/""", re.MULTILINE)
-
-
-def recognise(name: str, text: bytes) -> Recognition:
-    """Whether a file that was found in a directory is a manifest, also one with errors. Needn't see all of the text."""
-    if not name.endswith((".yaml", ".yml")):
-        return Recognition.OTHER_NAME
-    return Recognition.MANIFEST if _DECLARED.search(text) else Recognition.OTHER_CONTENT
 
 
 def duplicate_names(jobs: Iterable[SourcedJob]) -> Iterator[Diagnostic]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from runctl.manifest.quantities import format_size
+from runctl.manifest.recognising import Recognition, recognise
 from runctl.workspace.copying import copy_file, hash_file
 from runctl.workspace.ignore import Found, Listing, list_files
 from runctl.workspace.manifest import Entry, Kind, Manifest, of_entries, read_manifest
@@ -28,6 +29,8 @@ MAX_BYTES = 1 << 30
 _COUNTED_AT_MOST = 5 * MAX_FILES
 """How far a tree that is too big is walked, so that the error can say what makes it so."""
 _NAMED_AT_MOST = 5
+_LOOKED_AT = 1 << 20
+"""Bytes of a YAML file that are searched for a manifest's `apiVersion`: no manifest is bigger."""
 _TRIES = 3
 """How often a tree is read again that loses files while it is being read."""
 
@@ -57,13 +60,14 @@ _Reader = Callable[[bytes, str, int], tuple[int, str]]
 def freeze(root: Path, exclude: tuple[str, ...], store: Path, *, skip: tuple[Path, ...] = ()) -> Snapshot:
     """Store the files of `root` that belong to a job, unless the store has them already.
 
-    `exclude` are `sync.exclude`'s patterns, relative to the root; `skip` are directories that are never entered (the
-    store itself never is). A file that changes meanwhile is stored as it was copied, and hashed as it was copied.
-    Raises SnapshotError and TreeError, naming every file that is in the way.
+    `exclude` are `sync.exclude`'s patterns, relative to the root; `skip` are files and directories that aren't code
+    (the store itself never is). Manifests aren't, either: one may be changed, a cap raised, without its own or another
+    one's job becoming a job of other code. A file that changes meanwhile is stored as it was copied, and hashed as it
+    was copied. Raises SnapshotError and TreeError, naming every file that is in the way.
     """
     skipped = tuple(str(path) for path in (store, *skip))
     for _ in range(_TRIES):
-        listing = list_files(root, exclude, skip=skipped, limit=_COUNTED_AT_MOST)
+        listing = _without_manifests(root, list_files(root, exclude, skip=skipped, limit=_COUNTED_AT_MOST))
         _check_limits(listing)
         try:
             manifest, warnings = _read_tree(root, listing, lambda source, path, mode: hash_file(source))
@@ -84,6 +88,26 @@ def freeze(root: Path, exclude: tuple[str, ...], store: Path, *, skip: tuple[Pat
         f"files of `{root}` vanish while it is being read",
         "stop what is writing there, or leave its directory out with `sync.exclude`",
     )
+
+
+def _without_manifests(root: Path, listing: Listing) -> Listing:
+    """The listing without what says of itself that it is a manifest."""
+    return msgspec.structs.replace(listing, files=tuple(file for file in listing.files if not _declares(root, file)))
+
+
+def _declares(root: Path, file: Found) -> bool:
+    path = os.path.join(root, os.fsdecode(file.path))
+    if not stat.S_ISREG(file.mode) or recognise(path, b"") is Recognition.OTHER_NAME:
+        return False
+    try:
+        with open(path, "rb", opener=_plainly) as content:
+            return recognise(path, content.read(_LOOKED_AT)) is Recognition.MANIFEST
+    except OSError:
+        return False  # whoever copies it says what is wrong with it
+
+
+def _plainly(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _check_limits(listing: Listing) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runctl.manifest.diagnostics import Severity, github_annotation, has_errors, to_json
-from runctl.manifest.load import Recognition, load, recognise
+from runctl.manifest.load import load
+from runctl.manifest.recognising import Recognition, recognise
 from runctl.manifest.render import Theme, render
 
 EVERY_FIELD = (Path(__file__).parent / "every-field.yaml").read_bytes()

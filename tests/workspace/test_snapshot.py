@@ -260,3 +260,16 @@ def test_a_big_file_is_copied_whole(tree: Path, store: Path, tmp_path: Path) -> 
     (tree / "big.bin").write_bytes(os.urandom(3 << 20))
     materialize(freeze(tree, (), store).path, tmp_path / "work")
     assert (tree / "big.bin").read_bytes() == (tmp_path / "work/big.bin").read_bytes()
+
+
+def test_a_manifest_is_not_code(tree: Path, store: Path) -> None:
+    """Manifests, by their `apiVersion` or as the one that is applied, can change without the code being other code."""
+    before = freeze(tree, (), store)
+    (tree / "job.yaml").write_text("apiVersion: runctl/v1\nname: job\nscript: train.py\n")
+    (tree / "pkg/short.yml").write_text("name: short\nscript: train.py\n")
+    (tree / "linked.yaml").symlink_to(store.parent / "elsewhere.yaml")
+    (tree / "data.yaml").symlink_to("job.yaml")
+    skip = (tree / "pkg/short.yml", tree / "linked.yaml", tree / "data.yaml")
+    assert freeze(tree, (), store, skip=skip) == before
+    (tree / "settings.yaml").write_text("name: short\nscript: train.py\n")
+    assert freeze(tree, (), store, skip=skip).code_hash != before.code_hash
