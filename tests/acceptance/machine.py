@@ -22,7 +22,7 @@ RUNCTL = [sys.executable, "-m", "runctl"]
 PATIENCE = 60.0
 
 # A training that tells the world what it does, and dies of nothing but what a test tells it to.
-TRAINING = '''\
+TRAINING = """\
 import fcntl, json, os, signal, sys, time
 
 world = os.environ["WORLD"]
@@ -75,7 +75,7 @@ while step < steps:
     save(step)
 tell("end", step=step, code=code)
 sys.exit(code)
-'''
+"""
 
 
 class Machine:
@@ -108,6 +108,7 @@ class Machine:
         """A manifest of the training that tells the world what it does; `fields` are further ones of the manifest."""
         self.write("train.py", TRAINING)
         manifest = {
+            "apiVersion": "runctl/v1",
             "name": name,
             "script": "train.py",
             "args": [str(steps), str(pause), str(code)],
@@ -196,6 +197,10 @@ class Machine:
             except (psutil.Error, OSError):
                 continue
         return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def trainings(self) -> list[psutil.Process]:
+        """Every live process that runs the project's script."""
+        return [p for p in self.processes() if "train.py" in " ".join(p.cmdline())]
 
     def quiet(self, seconds: float = 20.0) -> None:
         """Wait until nothing of this machine runs any more."""
