@@ -23,6 +23,7 @@ def record(number: int) -> Record:
         root="/project",
         workdir=".",
         python="/usr/bin/python3",
+        python_version="3.12.4",
         path="/usr/bin",
     )
     return Record(

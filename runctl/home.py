@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,8 +60,8 @@ def find_home(environ: Mapping[str, str]) -> Home:
     named = environ.get("RUNCTL_HOME")
     if named:
         return Home(Path(named).expanduser().absolute())
-    user = Path(environ.get("HOME") or os.path.expanduser("~"))
+    user = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     if sys.platform == "darwin":
         return Home(user / "Library" / "Application Support" / "runctl")
     state = environ.get("XDG_STATE_HOME")
-    return Home((Path(state) if state and os.path.isabs(state) else user / ".local" / "state") / "runctl")
+    return Home((Path(state) if state and Path(state).is_absolute() else user / ".local" / "state") / "runctl")

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
-WORKERS = "2"
+# Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
+WORKERS = "4"
 
 
 class Stage(NamedTuple):

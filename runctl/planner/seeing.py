@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -59,11 +60,20 @@ def take_in(step: Pass) -> Pass:
             now = step.record.live
             assert now is not None
             now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
-            ended = min(seen.as_of, seen.last_seen + HEARTBEAT) if seen.last_seen else seen.as_of
+            ended = min(seen.as_of, *_latest_ends(live, seen))
             detail = "the agent is gone and left no exit record; no process of the attempt is alive"
             return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)
         case _:  # pragma: no cover
             assert_never(seen)
+
+
+def _latest_ends(live: Attempt, seen: Dead) -> Iterator[datetime]:
+    """Instants that an attempt found dead can't have outlived: its agent wrote until it died, and would have ended it
+    by its grant."""
+    if seen.last_seen is not None:
+        yield seen.last_seen + HEARTBEAT
+    if live.orders.limits.money is not None:
+        yield live.orders.limits.money.until
 
 
 def _lost(detail: str) -> AttemptEnd:
