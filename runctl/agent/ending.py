@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runctl.agent.hooks import HookRun
     from runctl.agent.supervisor import Supervisor
 
-# What a training leaves running when it ends (workers, savers) may end by itself for this long after the stop signal.
+# What a training leaves running when it ends by itself (workers, savers) has this long after the stop signal.
 LINGER_SECONDS = 2.0
 # What SIGKILL can't end within this is in uninterruptible sleep.
 KILL_SECONDS = 30.0
@@ -29,9 +29,15 @@ class Ending:
         self._detail = detail
         self._since = now.active
         self._asked = False
+        self._killing_since: Optional[float] = None
         self._gone: Optional[bool] = None
         self._hooks: Optional[HookRun] = None
         self._abandoned = False
+
+    @property
+    def leaves_running(self) -> bool:
+        """Processes of the training may still be there, and write."""
+        return self._gone is None
 
     def abandon(self) -> None:
         """The time is over: what is still under way is given up."""
@@ -40,7 +46,9 @@ class Ending:
     def poll(self, now: Now) -> bool:
         """Whether the exit record is written."""
         agent = self._agent
-        if self._gone is None and not self._end_leftovers(now):
+        if self._gone is None:
+            if self._end_leftovers(now):
+                agent.look_again()  # what was saved last is settled now, and the keeper has not looked since
             return False
         if agent.output.open:
             while agent.output.pump():
@@ -74,16 +82,23 @@ class Ending:
             self._asked = True
             for pid in alive:
                 processes.signal_one(pid, agent.spec.stop_signal)
-        if waited < LINGER_SECONDS and not self._abandoned and not self._is_reserve_reached(now):
+        if self._may_go_on(waited, now):
             return False
+        if self._killing_since is None:
+            self._killing_since = now.active
         self._gone = processes.kill_attempt(os.getpid(), agent.spec.run_id, agent.spared(), 0.0, agent._on_exit) or None
-        if self._gone is None and waited >= LINGER_SECONDS + KILL_SECONDS:
+        if self._gone is None and now.active - self._killing_since >= KILL_SECONDS:
             self._gone = False
         return self._gone is not None
 
-    def _is_reserve_reached(self, now: Now) -> bool:
+    def _may_go_on(self, waited: float, now: Now) -> bool:
+        """Whether what is left may still end by itself. In a drain it has the grace: it may be the training, whose
+        wrapper died of the signal while it saves.
+        """
         agent, drain = self._agent, self._agent.seen.drain
-        if drain is None:
+        if self._abandoned:
             return False
+        if drain is None:
+            return waited < LINGER_SECONDS
         left = policy.time_left(agent.orders.current, drain, agent.started, now)
-        return drain.killed or left <= policy.copy_reserve(drain.budget, agent.keeper.last_copy)
+        return not drain.killed and left > policy.copy_reserve(drain.budget, agent.keeper.last_copy)

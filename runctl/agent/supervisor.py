@@ -83,6 +83,7 @@ class Supervisor:
         self._written_phase = ""
         self._dirty = True
         self._step_wait = 0.0
+        self._due = 0.0
         self._read_again_at = 0.0
         self._told_lost_output = 0
         self._complaint: Optional[str] = None
@@ -93,11 +94,16 @@ class Supervisor:
         self._catch_signals()
         self._begin()
         while not self.finished:
-            self._sleep()
-            self.turn(clocks.now())
+            woken = self._sleep()
+            now = clocks.now()
+            if woken or now.active >= self._due:
+                self.turn(now)
+            else:  # output alone is written down, and looked at with the rest when that is due
+                self._read_output(now)
 
     def turn(self, now: Now) -> None:
         """One look at everything, and what follows from it."""
+        self._step_wait = TICK_SECONDS
         processes.reap(self._on_exit)
         if os.getppid() != self._guardian:
             self.lose("the guardian died")
@@ -119,6 +125,7 @@ class Supervisor:
             self.finished = self.ending.poll(now)
         self._write_state(now)
         self.events.flush()
+        self._due = now.active + self._step_wait
 
     # Wake-ups
 
@@ -136,27 +143,33 @@ class Supervisor:
     def _on_interrupt(self, _number: int, _frame: object) -> None:
         self.seen.interrupted = True
 
-    def _sleep(self) -> None:
-        """Until something happens, something is due, or a second is over."""
-        wait = self._step_wait
+    def _sleep(self) -> bool:
+        """Until something happens or is due; whether it was something other than output."""
+        active = clocks.now().active
+        wait = self._due - active
         reader = self.output.reader
         if reader >= 0:
-            until_read = self._read_again_at - clocks.now().active
+            until_read = self._read_again_at - active
             if until_read > 0:
                 # Output is not even polled for: it would wake the agent for each line.
                 wait = min(wait, until_read)
                 reader = -1
             else:
                 self._poller.register(reader, select.POLLIN)
-        self._poller.poll(max(1, int(wait * 1000) + 1) if wait > 0 else 0)
+        ready = self._poller.poll(max(1, int(wait * 1000) + 1) if wait > 0 else 0)
         if reader >= 0:
             self._poller.unregister(reader)
+        woken = any(descriptor != reader for descriptor, _ in ready)
         try:
-            while os.read(self._wake_reader, 512):
+            while woken and os.read(self._wake_reader, 512):
                 pass
         except BlockingIOError:
             pass
-        self._step_wait = TICK_SECONDS
+        return woken
+
+    def look_again(self) -> None:
+        """Take the next turn at once."""
+        self._step_wait = 0.0
 
     def _brisk(self) -> None:
         self._step_wait = min(self._step_wait, BRISK_SECONDS)
@@ -254,11 +267,10 @@ class Supervisor:
     def _read_output(self, now: Now) -> None:
         if self.output.reader < 0 or now.active < self._read_again_at:
             return
-        if self.output.pump():
-            self._step_wait = 0.0
+        filling = self.output.pump()
         if self.output.fresh:
             self.activity.log_at = now.active
-            self._read_again_at = now.active + COALESCE_SECONDS if self._step_wait > 0 else 0.0
+            self._read_again_at = 0.0 if filling else now.active + COALESCE_SECONDS
             self._dirty = True
         if self.output.lost > self._told_lost_output * 2:
             self._told_lost_output = self.output.lost
@@ -268,7 +280,7 @@ class Supervisor:
         """Bring what the policy sees up to date."""
         seen, keeper = self.seen, self.keeper
         if seen.phase != "preparing":
-            writing = self.training is not None and self.training.status is None
+            writing = self.training is not None and (self.ending is None or self.ending.leaves_running)
             if keeper.poll(now, self.orders.current.limits.keep, writing, self._time_left(now)):
                 self._dirty = True
             self._step_wait = min(self._step_wait, keeper.wait(now))

@@ -24,10 +24,9 @@ def events(
     output: Output = TextOrJson.TEXT,
 ) -> int:
     """What the controllers and the agents noted, oldest first."""
-    from runctl.cli.jobs import find, opened_to_read
+    from runctl.cli.jobs import find, opened_to_read, settled
     from runctl.cli.render.document import event
     from runctl.cli.streams import data, data_json
-    from runctl.reconciler.controller import rests
     from runctl.store.interface import NotFound
 
     with opened_to_read() as (_, store):
@@ -39,7 +38,7 @@ def events(
         seen = 0
         while True:
             try:
-                resting = rests(store.get(record.uid).record) and not store.requests(record.uid)
+                _, resting = settled(store, record.uid)
             except NotFound:
                 resting = True
             for seq, each in store.events(record.uid, seen):

@@ -6,11 +6,11 @@ from datetime import datetime
 
 import msgspec
 
+from runctl.cli.jobs import settled
 from runctl.cli.render.sight import Sight, look
 from runctl.home import Home
 from runctl.planner.record import Event, Record
 from runctl.providers.local.logs import read_output, read_setup, setup_end, tail_offset
-from runctl.reconciler.controller import rests
 from runctl.store.interface import NotFound, Store
 
 # A flood of output is shown in pieces of this size, so that the rest of the view keeps moving.
@@ -58,8 +58,7 @@ class Follower:
     def look(self, now: datetime) -> News:
         name = self.record.name
         try:
-            versioned = self._store.get(self.record.uid)
-            asked = self._store.requests(self.record.uid)
+            versioned, resting = settled(self._store, self.record.uid)
         except NotFound:
             self.rested = self.deleted = True
             return News(name=name, sight=None)
@@ -74,7 +73,7 @@ class Follower:
             setup=setup,
             output=output,
         )
-        self.rested = rests(self.record) and not asked and news.nothing
+        self.rested = resting and news.nothing
         return news
 
     def _read(self) -> tuple[bytes, bytes]:

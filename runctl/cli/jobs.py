@@ -62,6 +62,18 @@ def find_all(store: Store | None, names: list[str]) -> list[Versioned]:
     return [find(store, name) for name in dict.fromkeys(names)]
 
 
+def settled(store: Store, uid: str) -> tuple[Versioned, bool]:
+    """The job, and whether nothing more will happen to it until somebody asks. Raises `NotFound`.
+
+    The requests are read first: one that is answered in between shows in the record.
+    """
+    from runctl.reconciler.controller import rests
+
+    asked = store.requests(uid)
+    found = store.get(uid)
+    return found, not asked and rests(found.record)
+
+
 def known_names() -> list[str]:
     with opened_to_read() as (_, store):
         return [] if store is None else sorted(each.record.name for each in store.jobs())

@@ -92,14 +92,15 @@ class _Printer:
 
     def _refresh(self) -> bool:
         """Read the record again; true when nothing more is to come."""
-        from runctl.reconciler.controller import rests
+        from runctl.cli.jobs import settled
         from runctl.store.interface import NotFound
 
         try:
-            self._record = self._store.get(self._record.uid).record
-            return rests(self._record) and not self._store.requests(self._record.uid)
+            found, resting = settled(self._store, self._record.uid)
         except NotFound:
             return True
+        self._record = found.record
+        return resting
 
     def _copy(self) -> None:
         while data := self._read(self._run_dir, self._offset):

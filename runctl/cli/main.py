@@ -47,8 +47,13 @@ def _dispatch(argv: list[str]) -> int:
 
     # Base of every error that the parser raises, whichever version of it typer brings.
     parser_error: Any = typer.BadParameter.__mro__[2]
+    program = typer.main.get_command(app)
     try:
-        result = typer.main.get_command(app).main(args=argv or ["--help"], prog_name="runctl", standalone_mode=False)
+        if "_RUNCTL_COMPLETE" in os.environ:
+            program.main(args=argv, prog_name="runctl")
+        # Not by the parser's own `main`, which takes broken pipes and interrupts for itself.
+        with program.make_context("runctl", argv or ["--help"]) as context:
+            result = program.invoke(context)
     except typer.Exit as end:
         return end.exit_code
     except typer.Abort:

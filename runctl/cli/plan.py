@@ -41,6 +41,7 @@ def plan(
         proposals = propose_all(store, home, found, replace=replace, rerun=rerun)
         if out is not None:
             saved_plan.save(out, home, proposals, replace=replace, rerun=rerun)
+            saved_plan.refuse_inside_code(out, home, proposals)
     previews = [preview_of(each, datetime.now(UTC)) for each in proposals]
     if output is TextOrJson.JSON:
         data_json(document(proposals, previews), indent=2)

@@ -55,6 +55,22 @@ def save(path: str, home: Home, proposals: Sequence[Proposal], *, replace: bool,
         file.write(text + b"\n")
 
 
+def refuse_inside_code(path: str, home: Home, proposals: Sequence[Proposal]) -> None:
+    """Remove the plan again and end with 2 if it changed the very code that it is about: it could never be applied."""
+    for each in proposals:
+        prepared = each.prepared
+        if not Path(path).resolve().is_relative_to(Path(prepared.source.root).resolve()):
+            continue
+        if prepare(prepared.sourced, home, os.environ).source.code_hash != prepared.source.code_hash:
+            Path(path).unlink()
+            raise Failure(
+                ExitCode.INVALID,
+                f"`{path}` would become a part of the code of `{prepared.job.name}`",
+                now="it was not written",
+                hint="name a place outside of the project, or one that `.gitignore` or `.runctlignore` leaves out",
+            )
+
+
 def load(path: str) -> SavedPlan:
     try:
         plan = msgspec.json.decode(Path(path).read_bytes(), type=SavedPlan)

@@ -177,7 +177,8 @@ def _cared_for(store: Store, uid: str) -> bool:
     try:
         if store.lease(uid) is not None:
             return True
-        return rests(store.get(uid).record) and not store.requests(uid)
+        # In this order: a request that is answered in between shows in the record.
+        return not store.requests(uid) and rests(store.get(uid).record)
     except NotFound:
         return True
     except StoreError:

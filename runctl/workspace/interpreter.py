@@ -9,7 +9,7 @@ import sys
 import msgspec
 
 _ASK_TIMEOUT = 20.0
-_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.executable)"
 
 
 class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,17 +25,21 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_interpreter(path: str) -> Interpreter | None:
-    """The first `python3`, else `python`, on this PATH that says its version; None where there is none."""
+    """The first `python3`, else `python`, on this PATH that says what it is; None where there is none.
+
+    Where that is a wrapper that chooses an interpreter by directory or environment, the chosen one counts: it is asked
+    once, and the same one runs every attempt.
+    """
     for name in ("python3", "python"):
         found = shutil.which(name, path=path)
-        if found is not None and (version := _version(found)) is not None:
-            return Interpreter(path=os.path.abspath(found), version=version)
+        if found is not None and (interpreter := _ask(os.path.abspath(found))) is not None:
+            return interpreter
     return None
 
 
-def _version(python: str) -> str | None:
+def _ask(python: str) -> Interpreter | None:
     if os.path.realpath(python) == os.path.realpath(sys.executable):
-        return ".".join(map(str, sys.version_info[:3]))
+        return Interpreter(path=python, version=".".join(map(str, sys.version_info[:3])))
     import subprocess
 
     try:
@@ -48,5 +52,7 @@ def _version(python: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    version = asked.stdout.strip()
-    return version if asked.returncode == 0 and version.count(".") == 2 else None
+    version, _, executable = asked.stdout.strip().partition(" ")
+    if asked.returncode != 0 or version.count(".") != 2 or not os.path.isabs(executable):
+        return None
+    return Interpreter(path=executable, version=version)

@@ -91,6 +91,7 @@ class Machine:
             directory.mkdir()
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RUNCTL_", "CI", "GITHUB_"))},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RUNCTL_HOME": str(self.home),
             "RUNCTL_HOST_LOCK_DIR": str(self.lock),
             "WORLD": str(self.world),
@@ -133,7 +134,7 @@ class Machine:
         return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
     def start(self, *args: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Start a command and leave it running; what it prints goes to a file of its own, `<root>/<pid>.out`."""
+        """Start a command and leave it running; what it prints goes to a file of its own."""
         out = (self.root / f"started-{len(self.started)}.out").open("wb")
         process = subprocess.Popen(
             [*RUNCTL, *args],
@@ -147,6 +148,10 @@ class Machine:
         out.close()
         self.started.append(process)
         return process
+
+    def printed(self) -> str:
+        """What the command that was started last has printed so far."""
+        return (self.root / f"started-{len(self.started) - 1}.out").read_text(errors="replace")
 
     def status(self, name: str = "job") -> dict[str, Any]:
         done = self.run("status", name, "-o", "json")

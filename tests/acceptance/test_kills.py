@@ -56,7 +56,9 @@ def _drive(machine: Machine, draw: random.Random, manifest: str, name: str, most
             kills += _kill(machine, process.pid, victims)
             if "controller" not in victims:
                 process.wait(timeout=60)
-        if process.wait(timeout=90) >= 0:  # not killed: the command stays until the job has its outcome
+        code = process.wait(timeout=90)
+        if code >= 0:  # not killed: the command stays until the job has its outcome
+            assert code in (0, 1, 3, 4), machine.printed()
             return kills
     raise AssertionError(f"no outcome: {machine.status(name)}")
 
@@ -89,7 +91,7 @@ def _check(machine: Machine, name: str, code: int, cap: int) -> None:
         assert (reason == "Signal") == (exit_code is None)
         assert reason == "Signal" or (exit_code == code == 7 and ends)
     else:
-        assert outcome == "CapReached", status
+        assert outcome == "CapReached", f"{status}\n{machine.printed()}"
     assert _bill(told) <= cap * 1.0, "the world's own bill is over the cap"
     assert float(status["cost"]["spent"]) <= cap
     steps = [line["step"] for line in told if line["what"] == "start"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -84,6 +85,16 @@ def test_killed(host: Host, victims: list[str]) -> None:
         ended = host.script("pass").exit()
         assert (ended["reason"], ended["exit_code"]) == ("exited", 0)
         until(lambda: run.processes() == [])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="parent-death signals are Linux's")
+def test_the_leader_dies_with_both(host: Host) -> None:
+    """The training's leader doesn't outlive guardian and agent, though no other start follows."""
+    run = host.script("import time; print('up', flush=True); time.sleep(600)")
+    state = run.training()
+    for who in ("guardian", "agent"):
+        os.kill(state[who]["pid"], signal.SIGKILL)
+    until(lambda: are_gone([state["training"]["pid"]]))
 
 
 def test_a_defect_of_the_agent(host: Host) -> None:

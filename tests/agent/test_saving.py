@@ -177,8 +177,8 @@ def test_ten_thousand(host: Host) -> None:
     run.exit()
 
 
-def start_and_save(host: Host, uid: str, value: int = 5) -> Run:
-    run = host.script(NPZ + f"npz('checkpoints/epoch-{value}.npz', {value})", uid=uid)
+def start_and_save(host: Host, value: int = 5) -> Run:
+    run = host.script(NPZ + f"npz('checkpoints/epoch-{value}.npz', {value})")
     assert run.exit()["checkpoints"]["durable"] == 1
     return run
 
@@ -190,11 +190,11 @@ def test_restore(host: Host) -> None:
     """An attempt goes on from a durable checkpoint: verified, in place before the script starts, not counted as
     its own.
     """
-    first = start_and_save(host, "job1")
+    first = start_and_save(host)
     source = first.durable()[0]
     run = host.script(
         PRINT_RESUME,
-        uid="job1",
+        uid=first.spec["uid"],
         attempt=2,
         checkpoint={"restore": {"source": str(source), "name": "epoch-5.npz"}, "resume_arg": "--resume"},
     )
@@ -209,7 +209,8 @@ def test_restore(host: Host) -> None:
 @pytest.mark.parametrize("damage", ["flipped", "short", "missing", "no manifest", "escaping"])
 def test_a_damaged_restore(host: Host, damage: str) -> None:
     """A checkpoint that isn't what was saved fails the start; the script never runs from zero instead."""
-    source = start_and_save(host, "job2").durable()[0]
+    first = start_and_save(host)
+    source = first.durable()[0]
     file = source / "data" / "epoch-5.npz"
     content = file.read_bytes()
     if damage == "flipped":
@@ -226,7 +227,7 @@ def test_a_damaged_restore(host: Host, damage: str) -> None:
         (source / "manifest.json").write_text(json.dumps(value))
     run = host.script(
         "print('from zero')",
-        uid="job2",
+        uid=first.spec["uid"],
         attempt=2,
         checkpoint={"restore": {"source": str(source), "name": "epoch-5.npz"}},
     )
@@ -239,12 +240,12 @@ def test_a_damaged_restore(host: Host, damage: str) -> None:
 
 def test_torn_copies_are_swept(host: Host) -> None:
     """What a copy that was torn by a crash left behind is removed at the next start, and what is durable stays."""
-    run = start_and_save(host, "job3")
+    run = start_and_save(host)
     parent = run.durable()[0].parent
     (parent / ".partial-000007" / "data").mkdir(parents=True)
     (parent / "000008" / "data").mkdir(parents=True)
     (parent / "000008" / "data" / "x").write_text("torn")
-    host.script("pass", uid="job3", attempt=2).exit()
+    host.script("pass", uid=run.spec["uid"], attempt=2).exit()
     assert [path.name for path in parent.iterdir()] == ["000001"]
     assert len(run.durable()) == 1
 
