@@ -1,0 +1,207 @@
+"""Jobs, records and observations in few words, and a life that is planned step by step."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import msgspec
+
+from runctl.manifest.job import Job
+from runctl.manifest.load import load
+from runctl.planner.actions import Plan
+from runctl.planner.lint import lint
+from runctl.planner.observed import (
+    Absent,
+    Dead,
+    Ended,
+    GroupSeen,
+    Holder,
+    LaunchFailed,
+    Live,
+    MachineSeen,
+    Observed,
+    Starting,
+    Unreachable,
+)
+from runctl.planner.plan import plan
+from runctl.planner.record import AttemptEnd, CheckpointRef, Desired, EndReason, Event, Generation, Record, Source
+from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
+
+T0 = datetime(2026, 1, 1, tzinfo=UTC)
+
+PRICED = "instance: {hourly_rate: 1 USD}\ncost: {cap: 1 USD}"
+
+
+@cache
+def job(more: str = "", name: str = "a") -> Job:
+    """The job of a manifest with these lines beside its name and script, every default filled in."""
+    loaded = load(f"name: {name}\nscript: train.py\n{more}\n".encode(), "job.yaml", "/project")
+    errors = [each.message for each in loaded.diagnostics if each.severity.value == "error"]
+    assert not errors, errors
+    return loaded.jobs[0].job
+
+
+def source(code: str = "0") -> Source:
+    return Source(
+        code_hash=code * 64, files=3, bytes=2048, root="/project", workdir=".", python="/usr/bin/python3",
+        python_version="3.12.1", path="/usr/bin",
+    )  # fmt: skip
+
+
+def record(spec: Job, *, uid: str = "u1", group: str | None = None, order: int = 0, at: datetime = T0) -> Record:
+    """A job as it is created."""
+    return Record(
+        uid=uid, name=spec.name, owner="me", group=group, order=order, created_at=at, desired=Desired.RUN,
+        generations=(Generation(number=1, job=spec, source=source(), applied_at=at),),
+    )  # fmt: skip
+
+
+def ref(attempt: int, seq: int, at: datetime) -> CheckpointRef:
+    return CheckpointRef(
+        attempt=attempt, seq=seq, name=f"epoch-{seq}.npz", path=f"/ckpt/{attempt}/{seq}", at=at, bytes=1024, epoch=seq
+    )
+
+
+class Life:
+    """One job as its controller sees it. Every plan on the way has to please the linter."""
+
+    def __init__(self, spec: Job, *, group: str | None = None) -> None:
+        self.now = T0
+        self.record: Record | None = record(spec, group=group)
+        self.machine: MachineSeen | None = None
+        self.idle_machine = True
+        self.group = GroupSeen()
+        self.missing: tuple[str, ...] = ()
+        self.serial = 0
+        self.asked: list[Asked] = []
+        self.events: tuple[tuple[int, Event], ...] = ()
+        self.plan: Plan | None = None
+
+    @property
+    def job(self) -> Record:
+        assert self.record is not None
+        return self.record
+
+    def holds(self, holder: Holder | None = None) -> None:
+        """From now on the machine is held by this one."""
+        self.machine = MachineSeen(as_of=self.now, name="this machine", holder=holder)
+
+    def ask(self, request: Request) -> None:
+        self.serial += 1
+        self.asked.append(Asked(self.serial, request))
+
+    def apply(self, spec: Job, *, code: str = "0", replace: bool = False) -> None:
+        self.ask(
+            Apply(at=self.now, job=spec, source=source(code), generation=self.job.generation.number, replace=replace)
+        )
+
+    def stop(self, why: str = "asked to stop") -> None:
+        self.ask(StopJob(at=self.now, why=why))
+
+    def cancel(self) -> None:
+        self.ask(CancelJob(at=self.now, why="asked to cancel"))
+
+    def delete(self, *, checkpoints: bool = False) -> None:
+        self.ask(DeleteJob(at=self.now, checkpoints=checkpoints))
+
+    def assume_dead(self, attempt: int) -> None:
+        self.ask(AssumeDead(at=self.now, attempt=attempt))
+
+    def after(self, **span: float) -> None:
+        self.now += timedelta(**span)
+
+    def see(
+        self,
+        attempt: Absent | Starting | Live | Ended | Dead | Unreachable | None = None,
+        *,
+        failed: str | None = None,
+        looked: bool = True,
+    ) -> Plan:
+        """One pass with this view of the live attempt; the requests since the last are answered."""
+        before = self.job
+        machine = self.machine or MachineSeen(as_of=self.now, name="this machine")
+        observed = Observed(
+            attempt=attempt,
+            machine=machine if looked and before.live is None else None,
+            group=self.group,
+            requests=tuple(self.asked),
+            missing_secrets=self.missing,
+            launch_failed=LaunchFailed(attempt=before.live.number, message=failed) if failed and before.live else None,
+            agent_events=self.events,
+        )
+        made = plan(before, observed, self.now)
+        assert lint(before, observed, made, self.now) == []
+        assert plan(before, observed, self.now) == made
+        self.record, self.plan = made.record, made
+        if made.record is not None:
+            # What is remembered survives the way through the store.
+            assert msgspec.json.decode(msgspec.json.encode(made.record), type=Record) == made.record
+        self.asked, self.events = [], ()
+        return made
+
+    # The usual views of the newest attempt.
+
+    def absent(self) -> Absent:
+        return Absent(as_of=self.now)
+
+    def live(
+        self,
+        phase: str = "training",
+        *,
+        started: float = 0.0,
+        drain: str | None = None,
+        newest: CheckpointRef | None = None,
+        serial: int | None = None,
+    ) -> Live:
+        """Up since `started` seconds ago, or since it was seen first; its orders are the newest ones."""
+        attempt = self.job.attempts[-1]
+        began = attempt.started_at or self.now - timedelta(seconds=started)
+        return Live(
+            as_of=self.now, phase=phase, step=None, started_at=began,  # type: ignore[arg-type]
+            training_at=None if phase == "preparing" else attempt.training_at or self.now, drain=drain,
+            active=(self.now - began).total_seconds(), durable=newest.seq if newest else 0, newest=newest,
+            serial=attempt.orders.serial if serial is None else serial, heartbeat=self.now,
+        )  # fmt: skip
+
+    def ended(
+        self,
+        reason: EndReason | str = EndReason.EXITED,
+        code: int | None = None,
+        *,
+        signal: int | None = None,
+        oom: bool = False,
+        detail: str = "",
+        newest: CheckpointRef | None = None,
+        active: float | None = None,
+        billed: bool = True,
+    ) -> Ended:
+        attempt = self.job.attempts[-1]
+        began = (attempt.started_at or self.now) if billed else None
+        ran = (self.now - began).total_seconds() if began else 0.0
+        end = AttemptEnd(
+            reason=EndReason(reason), detail=detail, exit_code=code, signal=signal, oom=oom, training_started=billed
+        )
+        return Ended(
+            as_of=self.now, end=end, started_at=began, ended_at=self.now, active=ran if active is None else active,
+            durable=newest.seq if newest else 0, newest=newest,
+        )  # fmt: skip
+
+    def dead(self, *, newest: CheckpointRef | None = None) -> Dead:
+        attempt = self.job.attempts[-1]
+        return Dead(
+            as_of=self.now, started_at=attempt.started_at or self.now, last_seen=self.now, active=1.0,
+            durable=newest.seq if newest else 0, newest=newest,
+        )  # fmt: skip
+
+    def run(self, **training: float) -> None:
+        """Through launch and start into the training, which has gone on for so long."""
+        self.see()
+        self.see(self.live("preparing"))
+        self.see(self.live())
+        if training:
+            self.after(**training)
+
+
+def holder(*, uid: str = "other", name: str = "b", ours: bool = True, run: int = 1) -> Holder:
+    return Holder(job=name, uid=uid, run_id=f"{uid}-{run}", pid=77, since=T0, ours=ours)

@@ -1,0 +1,380 @@
+"""Random lives: any requests over any fate of machine, agent and training. The linter sees every plan, and the world
+keeps its own books: what ran beside what, for how long, and how it ended."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from runctl.manifest.job import Cost
+from runctl.planner.actions import AskToStop, Launch, SendOrders
+from runctl.planner.lint import lint
+from runctl.planner.money import cost_of
+from runctl.planner.observed import (
+    Absent,
+    AttemptSeen,
+    Dead,
+    Ended,
+    Foreign,
+    GroupSeen,
+    LaunchFailed,
+    Live,
+    MachineSeen,
+    Observed,
+    Starting,
+    Unreachable,
+)
+from runctl.planner.plan import plan
+from runctl.planner.record import (
+    Attempt,
+    AttemptEnd,
+    CheckpointRef,
+    EndReason,
+    Orders,
+    OutcomeType,
+    Record,
+)
+from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
+
+from .kit import T0, holder, job, record, ref, source
+
+RATE = "instance: {{hourly_rate: 2 USD, busy: {busy}}}"
+SPECS = tuple(
+    job(f"{RATE.format(busy=busy)}\n{rest}")
+    for busy, rest in (
+        ("refuse", "cost: {cap: 1 USD}\nlimits: {duration: 20m}\nretry: {failures: 2, interruptions: 3}"),
+        ("wait", "cost: {cap: 3 USD}\nretry: {failures: 1}"),
+        ("replace", "cost: {cap: none}\nlimits: {duration: 2h}"),
+        ("share", "cost: {cap: 50 USD}\ngroup: {cap: 4 USD, max_parallel: 2}"),
+        ("wait", "cost: {cap: 0.04 USD}"),
+        ("wait", "cost: {cap: none}\ngroup: {cap: 5 USD}\nsecrets: [TOKEN]"),
+    )
+) + (job("retry: {interruptions: 2}"), job("instance: {hourly_rate: 9 USD}\ncost: {cap: 2 USD}"))
+CAPS = tuple(job(f"{RATE.format(busy='wait')}\ncost: {{cap: {cap} USD}}").cost for cap in (0.05, 1, 2.5, 10))
+SPANS = (0.05, 1.0, 5.0, 16.0, 76.0, 400.0, 3700.0, 90_000.0)
+
+
+class Agent:
+    """One attempt on its host: the truth that a look gives a view of."""
+
+    def __init__(self, attempt: Attempt, now: datetime) -> None:
+        self.attempt, self.orders, self.sent_at = attempt, attempt.orders, now
+        self.state = "sent"
+        self.started_at: datetime | None = None
+        self.training_at: datetime | None = None
+        self.ended_at: datetime | None = None
+        self.end: AttemptEnd | None = None
+        self.newest: CheckpointRef | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ("starting", "up", "training")
+
+    def finish(self, reason: EndReason, at: datetime, code: int | None = None) -> None:
+        self.state, self.ended_at = "ended", at
+        self.end = AttemptEnd(reason=reason, detail="", exit_code=code, training_started=self.training_at is not None)
+
+    def die(self, at: datetime) -> None:
+        self.state, self.ended_at = "dead", at
+
+    def enforce(self, now: datetime) -> None:
+        """Hold the limits as an agent does: never past the grant, whatever its controller knows."""
+        if not self.alive or self.started_at is None:
+            return
+        ends = []
+        grant = self.orders.limits.money
+        if grant is not None:
+            ends.append((min(grant.until, self.started_at + timedelta(seconds=grant.seconds)), EndReason.CAP))
+        if self.orders.limits.duration is not None:
+            ends.append((self.started_at + timedelta(seconds=self.orders.limits.duration), EndReason.DURATION))
+        if ends and min(ends)[0] <= now:
+            at, reason = min(ends)
+            self.finish(reason, max(at, self.started_at))
+
+    def active(self, now: datetime) -> float:
+        return ((self.ended_at or now) - self.started_at).total_seconds() if self.started_at else 0.0
+
+    def look(self, now: datetime) -> AttemptSeen:
+        durable = self.newest.seq if self.newest else 0
+        match self.state:
+            case "sent":
+                return Absent(as_of=now)
+            case "starting":
+                return Starting(as_of=now)
+            case "ended":
+                assert self.end is not None
+                assert self.ended_at is not None
+                return Ended(
+                    as_of=now, end=self.end, started_at=self.started_at, ended_at=self.ended_at,
+                    active=self.active(now), durable=durable, newest=self.newest,
+                )  # fmt: skip
+            case "dead":
+                return Dead(
+                    as_of=now, started_at=self.started_at, last_seen=self.ended_at, active=self.active(now),
+                    durable=durable, newest=self.newest,
+                )  # fmt: skip
+            case _:
+                assert self.started_at is not None
+                return Live(
+                    as_of=now, phase="training" if self.training_at else "preparing", step=None,
+                    started_at=self.started_at, training_at=self.training_at, drain=None, active=self.active(now),
+                    durable=durable, newest=self.newest, serial=self.orders.serial, heartbeat=now,
+                )  # fmt: skip
+
+
+class Walk(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = T0
+        self.record: Record | None = record(SPECS[0], group="g")
+        self.agents: dict[int, Agent] = {}
+        self.asked: list[Asked] = []
+        self.serial = 0
+        self.machine = MachineSeen(as_of=T0, name="this machine")
+        self.group = GroupSeen()
+        self.missing: tuple[str, ...] = ()
+        self.reachable = True
+        self.fails = False
+        self.failed: LaunchFailed | None = None
+        self.highest_cap: int | None = 0
+        self.note_cap()
+
+    # What the world does.
+
+    @property
+    def agent(self) -> Agent | None:
+        live = self.record.live if self.record else None
+        return self.agents.get(live.number) if live else None
+
+    def note_cap(self) -> None:
+        caps = self.record.job.cost.cap if self.record else None
+        if self.highest_cap is not None and self.record is not None:
+            self.highest_cap = None if caps is None else max(self.highest_cap, caps.micros)
+
+    @rule(span=st.sampled_from(SPANS))
+    def time_passes(self, span: float) -> None:
+        self.now += timedelta(seconds=span)
+        for agent in self.agents.values():
+            agent.enforce(self.now)
+        self.reconcile()
+
+    @precondition(lambda self: self.agent is not None)
+    @rule(to=st.sampled_from(("starting", "up", "training")))
+    def agent_advances(self, to: str) -> None:
+        agent = self.agent
+        assert agent is not None
+        order = ("sent", "starting", "up", "training")
+        if agent.state in order and order.index(agent.state) < order.index(to):
+            agent.state = to
+            if to != "starting" and agent.started_at is None:
+                agent.started_at = self.now
+            if to == "training":
+                agent.training_at = self.now
+        self.reconcile()
+
+    @precondition(lambda self: self.agent is not None and self.agent.alive)
+    @rule(code=st.sampled_from((0, 1, 137)))
+    def training_exits(self, code: int) -> None:
+        agent = self.agent
+        if agent is not None and agent.training_at is not None:
+            agent.finish(EndReason.EXITED, self.now, code)
+        self.reconcile()
+
+    @precondition(lambda self: self.agent is not None and self.agent.alive)
+    @rule()
+    def agent_dies(self) -> None:
+        if self.agent is not None:
+            self.agent.die(self.now)
+        self.reconcile()
+
+    @precondition(lambda self: self.agent is not None and self.agent.alive)
+    @rule()
+    def agent_obeys(self) -> None:
+        agent = self.agent
+        if agent is not None and agent.orders.end in ("stop", "cancel", "replace"):
+            agent.started_at = agent.started_at or self.now
+            agent.finish(EndReason(agent.orders.end), self.now)
+        self.reconcile()
+
+    @precondition(lambda self: self.agent is not None and self.agent.alive)
+    @rule(
+        reason=st.sampled_from(
+            [EndReason.DEADLINE, EndReason.HANG, EndReason.IDLE, EndReason.SETUP_FAILED, EndReason.START_FAILED,
+             EndReason.REFUSED, EndReason.LOST]
+        )
+    )  # fmt: skip
+    def agent_ends(self, reason: EndReason) -> None:
+        if self.agent is not None:
+            self.agent.finish(reason, self.now)
+        self.reconcile()
+
+    @precondition(lambda self: self.agent is not None and self.agent.training_at is not None)
+    @rule()
+    def checkpoint(self) -> None:
+        agent = self.agent
+        if agent is not None and agent.alive:
+            agent.newest = ref(agent.attempt.number, (agent.newest.seq if agent.newest else 0) + 1, self.now)
+        self.reconcile()
+
+    @rule(
+        kind=st.sampled_from(("free", "ours", "theirs", "self", "foreign")),
+        run=st.integers(1, 2),
+    )
+    def machine_changes(self, kind: str, run: int) -> None:
+        held = {
+            "ours": holder(run=run),
+            "theirs": holder(ours=False, run=run),
+            "self": holder(uid="u1", name="a", run=run),
+        }.get(kind)
+        foreign = (Foreign(pid=9, command="python x.py", evidence="uses the GPU"),) if kind == "foreign" else ()
+        self.machine = MachineSeen(as_of=self.now, name="this machine", holder=held, foreign=foreign)
+        self.reconcile()
+
+    @rule(committed=st.sampled_from((0, 1_000_000, 4_000_000)), live=st.integers(0, 2), ahead=st.booleans())
+    def group_changes(self, committed: int, live: int, ahead: bool) -> None:
+        names = tuple(f"m{n}" for n in range(live))
+        held = self.record.live.reserved if self.record and self.record.live else 0
+        # Others see what this one holds: together they stay within the cap.
+        cap = self.record.job.group.cap if self.record else None
+        most = cap.micros - held if cap else committed
+        self.group = GroupSeen(committed=max(0, min(committed, most)), live=names, ahead=("x",) if ahead else ())
+        self.reconcile()
+
+    @rule(reachable=st.booleans(), fails=st.booleans(), missing=st.booleans())
+    def weather(self, reachable: bool, fails: bool, missing: bool) -> None:
+        self.reachable, self.fails, self.missing = reachable, fails, ("TOKEN",) if missing else ()
+        self.reconcile()
+
+    # What users do.
+
+    def ask(self, request: Request) -> None:
+        self.serial += 1
+        self.asked.append(Asked(self.serial, request))
+
+    @precondition(lambda self: self.record is not None)
+    @rule(spec=st.sampled_from(SPECS), replace=st.booleans(), stale=st.booleans(), code=st.sampled_from("01"))
+    def apply(self, spec: object, replace: bool, stale: bool, code: str) -> None:
+        assert self.record is not None
+        assert isinstance(spec, type(SPECS[0]))
+        number = self.record.generation.number - (1 if stale else 0)
+        self.ask(Apply(at=self.now, job=spec, source=source(code), generation=number, replace=replace))
+        self.reconcile()
+
+    @precondition(lambda self: self.record is not None)
+    @rule(cap=st.sampled_from(CAPS))
+    def change_cap(self, cap: Cost) -> None:
+        """Only the cap: applies in place, and resumes what it ended."""
+        assert self.record is not None
+        spec = msgspec.structs.replace(self.record.job, cost=cap)
+        self.ask(
+            Apply(at=self.now, job=spec, source=self.record.generation.source, generation=self.record.generation.number)
+        )
+        self.reconcile()
+
+    @precondition(lambda self: self.record is not None)
+    @rule(what=st.sampled_from(("stop", "stop", "cancel", "dead")))
+    def end(self, what: str) -> None:
+        assert self.record is not None
+        match what:
+            case "stop":
+                self.ask(StopJob(at=self.now, why="stop"))
+            case "cancel":
+                self.ask(CancelJob(at=self.now, why="cancel"))
+            case _:
+                self.ask(AssumeDead(at=self.now, attempt=len(self.record.attempts)))
+        self.reconcile()
+
+    @precondition(lambda self: self.record is not None and self.serial > 12)
+    @rule(checkpoints=st.booleans())
+    def delete(self, checkpoints: bool) -> None:
+        self.ask(DeleteJob(at=self.now, checkpoints=checkpoints))
+        self.reconcile()
+
+    # The controller.
+
+    def reconcile(self) -> None:
+        for _ in range(3):
+            if self.record is None:
+                return
+            self.one_pass()
+            if self.record is None:
+                return
+            if self.failed is None and self.plan_changed is False:
+                return
+
+    def one_pass(self) -> None:
+        assert self.record is not None
+        before, live = self.record, self.record.live
+        seen: AttemptSeen | None = None
+        if live is not None:
+            agent = self.agents.get(live.number)
+            seen = agent.look(self.now) if agent else Absent(as_of=self.now)
+            if not self.reachable:
+                seen = Unreachable(as_of=self.now, why="no route")
+        observed = Observed(
+            attempt=seen,
+            machine=self.machine if live is None else None,
+            group=self.group,
+            requests=tuple(self.asked),
+            missing_secrets=self.missing,
+            launch_failed=self.failed,
+        )
+        made = plan(before, observed, self.now)
+        findings = lint(before, observed, made, self.now)
+        assert findings == [], findings
+        self.failed, self.asked = None, []
+        self.record, self.plan_changed = made.record, made.record != before
+        self.note_cap()
+        for action in made.actions:
+            self.execute(action)
+        self.books()
+
+    def execute(self, action: object) -> None:
+        match action:
+            case Launch(attempt=attempt):
+                # Nothing else of this job runs, unless somebody vouched that it doesn't.
+                for number, agent in self.agents.items():
+                    vouched = agent.attempt.orders.end == "assume_dead" or agent.orders.end == "assume_dead"
+                    assert number == attempt.number or not agent.alive or vouched or self.assumed(number)
+                if attempt.number not in self.agents and self.fails:
+                    self.failed = LaunchFailed(attempt=attempt.number, message="no space")
+                elif attempt.number not in self.agents:
+                    self.agents[attempt.number] = Agent(attempt, self.now)
+                elif self.agents[attempt.number].state == "sent":
+                    self.agents[attempt.number].orders = attempt.orders
+            case SendOrders(attempt=number, orders=orders):
+                assert isinstance(orders, Orders)
+                agent = self.agents[number]
+                assert orders.serial > agent.orders.serial
+                agent.orders = orders
+            case AskToStop(uid=uid):
+                assert uid != "u1"
+
+    def assumed(self, number: int) -> bool:
+        assert self.record is not None
+        return self.record.attempts[number - 1].orders.end == "assume_dead"
+
+    def books(self) -> None:
+        """What really ran cost no more than the highest cap that there ever was; success is an exit with 0."""
+        if self.record is None:
+            return
+        total = 0
+        for number, agent in self.agents.items():
+            attempt = self.record.attempts[number - 1]
+            rate = self.record.generation_of(attempt).job.instance.hourly_rate
+            if rate is not None and agent.started_at is not None:
+                total += cost_of(rate.micros, (agent.ended_at or self.now) - agent.started_at)
+        assert self.highest_cap is None or total <= self.highest_cap
+        outcome = self.record.outcome
+        if outcome is not None and outcome.type is OutcomeType.SUCCEEDED:
+            end = self.agents[len(self.record.attempts)].end
+            assert end is not None
+            assert (end.reason, end.exit_code) == (EndReason.EXITED, 0)
+
+
+Walk.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWalk = Walk.TestCase
