@@ -13,7 +13,7 @@ import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional
+    from typing import Any, Dict, Optional, Tuple
 
     from runctl.agent.clocks import Now
     from runctl.agent.output import Output
@@ -28,21 +28,23 @@ MAX_METRICS = 16
 MAX_COUNT = 10**15
 
 _NUMBER = r"(\d{1,15})"
-_EPOCH_OF = re.compile(rf"\bepochs?\b\s*[:=#]?\s*[\[(]?\s*{_NUMBER}\s*(?:/|of)\s*{_NUMBER}", re.IGNORECASE)
-_EPOCH = re.compile(rf"\bepoch\b\s*[:=#]?\s*[\[(]?\s*{_NUMBER}\b(?!\s*(?:/|of\b|\.\d|%))", re.IGNORECASE)
+# Each pattern is tried where its keyword stands, from the end of the text backwards: searching 8 KiB with all of them
+# each second would cost more than the agent may.
+_EPOCH_OF = re.compile(rf"(?<![a-z])epochs?\b\s*[:=#]?\s*[\[(]?\s*{_NUMBER}\s*(?:/|of)\s*{_NUMBER}")
+_EPOCH = re.compile(rf"(?<![a-z])epoch\b\s*[:=#]?\s*[\[(]?\s*{_NUMBER}\b(?!\s*(?:/|of\b|\.\d|%))")
 _STEP_OF = re.compile(
-    rf"\b(?:global[_ ])?(?:steps?|iters?|iterations?|batch)\b\s*[:=#]?\s*[\[(]?\s*{_NUMBER}\s*(?:/|of)\s*{_NUMBER}",
-    re.IGNORECASE,
+    rf"(?<![a-z])(?:steps?|iters?|iterations?|batch)\b\s*[:=#]?\s*[\[(]?\s*{_NUMBER}\s*(?:/|of)\s*{_NUMBER}"
 )
-_STEP = re.compile(
-    rf"\b(?:global[_ ])?(?:step|iter|iteration)\b\s*[:=#]?\s*{_NUMBER}\b(?!\s*(?:/|of\b|\.\d|%))", re.IGNORECASE
-)
+_STEP = re.compile(rf"(?<![a-z])(?:step|iter|iteration)\b\s*[:=#]?\s*{_NUMBER}\b(?!\s*(?:/|of\b|\.\d|%))")
 _LOSS = re.compile(
-    r"(?<![A-Za-z0-9_])['\"]?(?:train[_ ])?loss['\"]?\s*[:=]?\s*([-+]?\d{1,12}(?:\.\d{1,15})?(?:e[-+]?\d{1,3})?)",
-    re.IGNORECASE,
+    r"(?:(?<![a-z0-9_])|(?<=train_))(?<!val )(?<!eval )(?<!test )"
+    r"loss['\"]?\s*[:=]?\s*([-+]?\d{1,12}(?:\.\d{1,15})?(?:e[-+]?\d{1,3})?)"
 )
 # `Epoch 2:  40%|████      | 40/100 [00:10<00:15,  4.00it/s]`
-_TQDM = re.compile(rf"(\d{{1,3}})%\|[^|]{{0,200}}\|\s*{_NUMBER}/{_NUMBER}\s*\[")
+_TQDM = re.compile(rf"%\|[^|]{{0,200}}\|\s*{_NUMBER}/{_NUMBER}\s*\[")
+_STEP_WORDS = ("step", "iter", "batch")
+WINDOW = 300
+MAX_TRIES = 32
 
 
 class Progress:
@@ -102,24 +104,25 @@ class Progress:
     def read_text(self, text: str) -> None:
         """Take the newest of each kind from printed text."""
         found = False
-        bar = _last(_TQDM, text)
-        of = _last(_EPOCH_OF, text)
+        text = text.lower()
+        bar = _last(_TQDM, ("%|",), text)
+        of = _last(_EPOCH_OF, ("epoch",), text)
         if of is not None:
             self.epoch, self.epochs, found = int(of[1]), int(of[2]) or None, True
         else:
-            alone = _last(_EPOCH, text)
+            alone = _last(_EPOCH, ("epoch",), text)
             if alone is not None:
                 self.epoch, found = int(alone[1]), True
-        of = _last(_STEP_OF, text)
+        of = _last(_STEP_OF, _STEP_WORDS, text)
         if of is not None:
             self.step, self.steps, found = int(of[1]), int(of[2]) or None, True
-        elif bar is not None and int(bar[3]) > 0:
-            self.step, self.steps, found = int(bar[2]), int(bar[3]), True
+        elif bar is not None and int(bar[2]) > 0:
+            self.step, self.steps, found = int(bar[1]), int(bar[2]), True
         else:
-            alone = _last(_STEP, text)
+            alone = _last(_STEP, _STEP_WORDS, text)
             if alone is not None:
                 self.step, found = int(alone[1]), True
-        loss = _last(_LOSS, text)
+        loss = _last(_LOSS, ("loss",), text)
         if loss is not None:
             self.loss = float(loss[1])
         if found:
@@ -257,11 +260,20 @@ class Progress:
                 return
 
 
-def _last(pattern: re.Pattern[str], text: str) -> Optional[re.Match[str]]:
-    found = None
-    for match in pattern.finditer(text):
-        found = match
-    return found
+def _last(pattern: re.Pattern[str], keywords: Tuple[str, ...], text: str) -> Optional[re.Match[str]]:
+    """The last match that begins with one of the keywords."""
+    best: Optional[re.Match[str]] = None
+    for keyword in keywords:
+        place = len(text)
+        for _ in range(MAX_TRIES):
+            place = text.rfind(keyword, 0, place)
+            if place < 0 or (best is not None and place < best.start()):
+                break
+            match = pattern.match(text, place, place + WINDOW)
+            if match is not None:
+                best = match
+                break
+    return best
 
 
 def _object(data: bytes) -> Optional[Json]:

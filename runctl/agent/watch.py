@@ -25,8 +25,9 @@ HOT = 64
 HOT_DONE = 4
 # A candidate that hasn't changed for this long is stable.
 STABLE_SECONDS = 1.0
-# Between two readings of the directory at least so many times what the last one took: a bound on the share of a core.
+# Between two readings of the directory so many times the CPU time of the last one: a bound on the share of a core.
 DUTY = 100
+LONGEST_REST = 5.0
 # A directory that was changed this recently may be changed again within the resolution of its mtime.
 RACY_SECONDS = 1.5
 MAX_WALK = 20_000
@@ -122,10 +123,10 @@ class Watch:
         racy = time.time() - mtime / 1e9 < RACY_SECONDS
         if not force and (now < self._next_read or (mtime == self._directory_mtime and not racy)):
             return changed
-        began = time.monotonic()
+        began = time.process_time()
         changed = self._read(wall, now) or changed
         self._directory_mtime = mtime
-        self._next_read = now + DUTY * (time.monotonic() - began)
+        self._next_read = now + min(LONGEST_REST, DUTY * (time.process_time() - began))
         return changed
 
     def done(self, candidate: Candidate) -> None:

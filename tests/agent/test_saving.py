@@ -163,7 +163,7 @@ def test_ten_thousand(host: Host) -> None:
         " with open(path + '.tmp', 'wb') as out: out.write(data)\n os.rename(path + '.tmp', path)\n"
         "print('written', flush=True)\ntime.sleep(600)"
     )
-    run.wait_state(lambda state: (state["checkpoints"]["newest_durable"] or {}).get("step") == 9999, "step 9999")
+    run.wait_state(lambda state: (state["checkpoints"]["newest_durable"] or {}).get("step") == 9999, "step 9999", 60)
     run.wait_state(lambda state: state["checkpoints"]["seen"] == 10000)
     import psutil
 
