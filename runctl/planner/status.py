@@ -99,7 +99,7 @@ def _launched(step: Pass) -> Finding:
 
 def _reachable(step: Pass) -> Finding:
     live = step.record.live
-    if live is None or live.intended_at == step.now:
+    if live is None or (live.started_at is None and live.intended_at == step.now):
         return "Unknown", "NoAgent", ""  # what was seen is of an attempt before
     match step.observed.attempt:
         case Live():

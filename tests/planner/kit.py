@@ -28,6 +28,8 @@ from runctl.planner.plan import plan
 from runctl.planner.record import AttemptEnd, CheckpointRef, Desired, EndReason, Event, Generation, Record, Source
 from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
+from .rendering import render
+
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 PRICED = "instance: {hourly_rate: 1 USD}\ncost: {cap: 1 USD}"
@@ -70,13 +72,13 @@ class Life:
         self.now = T0
         self.record: Record | None = record(spec, group=group)
         self.machine: MachineSeen | None = None
-        self.idle_machine = True
         self.group = GroupSeen()
         self.missing: tuple[str, ...] = ()
         self.serial = 0
         self.asked: list[Asked] = []
         self.events: tuple[tuple[int, Event], ...] = ()
         self.plan: Plan | None = None
+        self.story: list[str] = []
 
     @property
     def job(self) -> Record:
@@ -133,12 +135,17 @@ class Life:
         made = plan(before, observed, self.now)
         assert lint(before, observed, made, self.now) == []
         assert plan(before, observed, self.now) == made
+        self.story.append(render(before, observed, made, self.now, T0))
         self.record, self.plan = made.record, made
         if made.record is not None:
             # What is remembered survives the way through the store.
             assert msgspec.json.decode(msgspec.json.encode(made.record), type=Record) == made.record
         self.asked, self.events = [], ()
         return made
+
+    def told(self) -> str:
+        """The plans so far, as text."""
+        return "\n".join(self.story) + "\n"
 
     # The usual views of the newest attempt.
 

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from runctl.manifest.job import Cost
+from runctl.manifest.job import Cost, Job
 from runctl.planner.actions import AskToStop, Launch, SendOrders
 from runctl.planner.lint import lint
 from runctl.planner.money import cost_of
@@ -143,6 +143,13 @@ class Walk(RuleBasedStateMachine):
         self.highest_cap: int | None = 0
         self.note_cap()
 
+    @initialize(spec=st.sampled_from(SPECS), group=st.sampled_from(("g", None)))
+    def created(self, spec: Job, group: str | None) -> None:
+        self.record = record(spec, group=group)
+        self.highest_cap = 0
+        self.note_cap()
+        self.reconcile()
+
     # What the world does.
 
     @property
@@ -163,7 +170,7 @@ class Walk(RuleBasedStateMachine):
         self.reconcile()
 
     @precondition(lambda self: self.agent is not None)
-    @rule(to=st.sampled_from(("starting", "up", "training")))
+    @rule(to=st.sampled_from(("training", "training", "training", "starting", "up")))
     def agent_advances(self, to: str) -> None:
         agent = self.agent
         assert agent is not None
@@ -221,7 +228,7 @@ class Walk(RuleBasedStateMachine):
         self.reconcile()
 
     @rule(
-        kind=st.sampled_from(("free", "ours", "theirs", "self", "foreign")),
+        kind=st.sampled_from(("free", "free", "free", "free", "ours", "theirs", "self", "foreign")),
         run=st.integers(1, 2),
     )
     def machine_changes(self, kind: str, run: int) -> None:
@@ -234,7 +241,11 @@ class Walk(RuleBasedStateMachine):
         self.machine = MachineSeen(as_of=self.now, name="this machine", holder=held, foreign=foreign)
         self.reconcile()
 
-    @rule(committed=st.sampled_from((0, 1_000_000, 4_000_000)), live=st.integers(0, 2), ahead=st.booleans())
+    @precondition(lambda self: self.record is not None and self.record.group is not None)
+    @rule(
+        committed=st.sampled_from((0, 0, 1_000_000, 4_000_000)), live=st.sampled_from((0, 0, 1, 2)),
+        ahead=st.sampled_from((False, False, True)),
+    )  # fmt: skip
     def group_changes(self, committed: int, live: int, ahead: bool) -> None:
         names = tuple(f"m{n}" for n in range(live))
         held = self.record.live.reserved if self.record and self.record.live else 0
@@ -244,9 +255,10 @@ class Walk(RuleBasedStateMachine):
         self.group = GroupSeen(committed=max(0, min(committed, most)), live=names, ahead=("x",) if ahead else ())
         self.reconcile()
 
-    @rule(reachable=st.booleans(), fails=st.booleans(), missing=st.booleans())
-    def weather(self, reachable: bool, fails: bool, missing: bool) -> None:
-        self.reachable, self.fails, self.missing = reachable, fails, ("TOKEN",) if missing else ()
+    @rule(trouble=st.sampled_from(("none", "none", "none", "unreachable", "fails", "secrets")))
+    def weather(self, trouble: str) -> None:
+        self.reachable, self.fails = trouble != "unreachable", trouble == "fails"
+        self.missing = ("TOKEN",) if trouble == "secrets" else ()
         self.reconcile()
 
     # What users do.
@@ -256,10 +268,20 @@ class Walk(RuleBasedStateMachine):
         self.asked.append(Asked(self.serial, request))
 
     @precondition(lambda self: self.record is not None)
-    @rule(spec=st.sampled_from(SPECS), replace=st.booleans(), stale=st.booleans(), code=st.sampled_from("01"))
-    def apply(self, spec: object, replace: bool, stale: bool, code: str) -> None:
+    @rule()
+    def apply_again(self) -> None:
         assert self.record is not None
-        assert isinstance(spec, type(SPECS[0]))
+        now = self.record.generation
+        self.ask(Apply(at=self.now, job=now.job, source=now.source, generation=now.number))
+        self.reconcile()
+
+    @precondition(lambda self: self.record is not None and self.serial % 3 == 0)
+    @rule(
+        spec=st.sampled_from(SPECS), replace=st.booleans(), stale=st.sampled_from((False, False, True)),
+        code=st.sampled_from("01"),
+    )  # fmt: skip
+    def apply(self, spec: Job, replace: bool, stale: bool, code: str) -> None:
+        assert self.record is not None
         number = self.record.generation.number - (1 if stale else 0)
         self.ask(Apply(at=self.now, job=spec, source=source(code), generation=number, replace=replace))
         self.reconcile()
@@ -276,7 +298,7 @@ class Walk(RuleBasedStateMachine):
         self.reconcile()
 
     @precondition(lambda self: self.record is not None)
-    @rule(what=st.sampled_from(("stop", "stop", "cancel", "dead")))
+    @rule(what=st.sampled_from(("stop", "stop", "stop", "cancel", "dead", "dead")))
     def end(self, what: str) -> None:
         assert self.record is not None
         match what:
@@ -376,5 +398,5 @@ class Walk(RuleBasedStateMachine):
             assert (end.reason, end.exit_code) == (EndReason.EXITED, 0)
 
 
-Walk.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Walk.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestWalk = Walk.TestCase

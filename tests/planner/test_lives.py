@@ -1,0 +1,351 @@
+"""From launch to outcome: every way in which an attempt ends, and what it means for the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from runctl.planner.observed import Starting, Unreachable
+from runctl.planner.record import Desired, EndReason, OutcomeType, Phase, StopReason
+
+from .kit import PRICED, T0, Life, job, ref
+
+Golden = Callable[[str], None]
+
+
+def test_success(golden: Golden) -> None:
+    """A training that exits with 0 is a success, by way of every phase."""
+    life = Life(job(PRICED))
+    life.see()
+    life.after(seconds=0.2)
+    life.see(life.absent())
+    life.see(Starting(as_of=life.now))
+    life.see(life.live("preparing"))
+    life.after(seconds=2)
+    life.see(life.live())
+    life.after(minutes=10)
+    life.see(life.live(newest=ref(1, 1, life.now)))
+    life.see(life.live("draining", drain="stop", newest=ref(1, 1, life.now)))
+    life.see(life.ended(code=0, newest=ref(1, 2, life.now)))
+    life.see()
+    golden(life.told())
+    assert life.job.outcome is not None
+    assert (life.job.outcome.type, life.job.outcome.exit_code) == (OutcomeType.SUCCEEDED, 0)
+
+
+def test_failure_with_retries(golden: Golden) -> None:
+    """Failures are retried with growing pauses, as often as `retry.failures` says; the last one's code is kept."""
+    life = Life(job("retry: {failures: 2}"))
+    for code in (3, 4, 5):
+        life.run(minutes=1)
+        life.see(life.ended(code=code, newest=ref(1, 1, life.now) if code == 3 else None))
+        if life.job.not_before:
+            life.see()
+            life.now = life.job.not_before
+    golden(life.told())
+    assert life.job.outcome is not None
+    assert (life.job.outcome.type, life.job.outcome.exit_code) == (OutcomeType.FAILED, 5)
+
+
+def test_signal_and_memory(golden: Golden) -> None:
+    """A training that a signal killed failed by it; the kernel's memory killer is named."""
+    told = []
+    for oom in (False, True):
+        life = Life(job())
+        life.run(seconds=9)
+        life.see(life.ended(signal=9, oom=oom))
+        told.append(life.told())
+    golden("\n".join(told))
+
+
+def test_lost_is_an_interruption(golden: Golden) -> None:
+    """An agent that died unheard is an interruption: retried from the checkpoint, until `retry.interruptions` are over."""
+    life = Life(job("retry: {interruptions: 1}"))
+    life.run(minutes=5)
+    life.see(life.live(newest=ref(1, 3, life.now)))
+    life.see(life.dead(newest=ref(1, 4, life.now)))
+    assert life.job.not_before is not None
+    life.now = life.job.not_before
+    life.run(minutes=5)
+    life.see(life.dead())
+    golden(life.told())
+    assert life.job.outcome is not None
+    assert (life.job.outcome.type, life.job.outcome.exit_code) == (OutcomeType.LOST, None)
+
+
+def test_pauses_between_interruptions_grow() -> None:
+    """An attempt that is lost again and again is retried after 1, 2, 4 … 120 seconds, a fifth more or less."""
+    life = Life(job())
+    pauses = []
+    for _ in range(10):
+        life.run()
+        life.see(life.dead())
+        assert life.job.not_before is not None
+        pauses.append((life.job.not_before - life.now).total_seconds())
+        life.now = life.job.not_before
+    for pause, nominal in zip(pauses, (1, 2, 4, 8, 16, 32, 64, 120, 120, 120), strict=True):
+        assert 0.8 * nominal <= pause <= 1.2 * nominal
+    assert len({round(p / n, 3) for p, n in zip(pauses, (1, 2, 4, 8, 16, 32, 64, 120, 120, 120), strict=True)}) > 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome", "why"),
+    [
+        ("deadline", OutcomeType.CHECKPOINT_OVERDUE, "CheckpointOverdue"),
+        ("hang", OutcomeType.FAILED, "Hung"),
+        ("idle", OutcomeType.FAILED, "Idle"),
+        ("setup_failed", OutcomeType.FAILED, "SetupFailed"),
+        ("start_failed", OutcomeType.FAILED, "StartFailed"),
+        ("duration", OutcomeType.DURATION_REACHED, "DurationReached"),
+        ("cap", OutcomeType.CAP_REACHED, "CapReached"),
+        ("cancel", OutcomeType.CANCELLED, "CancelRequested"),
+    ],
+)
+def test_ends(reason: str, outcome: OutcomeType, why: str, golden: Golden) -> None:
+    """Each reason of an agent's has its outcome."""
+    life = Life(job(PRICED + "\nlimits: {duration: 1m}"))
+    life.run(hours=1)
+    life.see(life.ended(reason, code=0 if reason == "cancel" else None, detail="said so"))
+    golden(life.story[-1] + "\n")
+    assert life.job.outcome is not None
+    assert (life.job.outcome.type, life.job.outcome.reason) == (outcome, why)
+
+
+def test_launch_refused(golden: Golden) -> None:
+    """A launch that had no effect puts the job to rest; the next apply tries again."""
+    life = Life(job())
+    life.see()
+    life.see(life.absent(), failed="no space left on device: `/home`")
+    life.see()
+    assert life.job.stopped is not None
+    assert life.job.stopped.reason is StopReason.LAUNCH_FAILED
+    life.apply(life.job.job)
+    life.see(looked=False)
+    life.see()
+    golden(life.told())
+    assert life.job.live is not None
+
+
+def test_a_refusal_is_not_believed_when_something_started() -> None:
+    """The second sending of a launch was refused, but the first had its effect: the attempt lives."""
+    life = Life(job())
+    life.see()
+    life.see(life.live(), failed="no space left on device")
+    assert life.job.live is not None
+    assert life.job.phase is Phase.TRAINING
+
+
+def test_launch_without_effect(golden: Golden) -> None:
+    """A launch is sent again while it may be; later its effect is looked for; then another attempt is made."""
+    life = Life(job())
+    life.see()
+    life.after(seconds=59)
+    life.see(life.absent())
+    life.after(seconds=2)
+    life.see(life.absent())
+    life.after(seconds=15)
+    life.see(life.absent())
+    life.after(seconds=2)
+    life.see()
+    golden(life.told())
+    assert [attempt.number for attempt in life.job.attempts] == [1, 2]
+
+
+def test_five_launches_without_effect_rest_the_job() -> None:
+    """What never starts isn't launched for ever."""
+    life = Life(job())
+    for _ in range(5):
+        life.see()
+        life.after(minutes=2)
+        life.see(life.absent())
+        life.after(minutes=3)
+    assert life.job.stopped is not None
+    assert life.job.stopped.reason is StopReason.LAUNCH_FAILED
+
+
+def test_a_swept_run_directory_is_a_lost_attempt(golden: Golden) -> None:
+    """An attempt that ran and of which nothing is left is lost, and billed until that was seen."""
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.see(life.absent())
+    golden(life.story[-1] + "\n")
+    assert life.job.ledger[0].ended_at == life.now
+
+
+def test_unreachable_is_not_dead(golden: Golden) -> None:
+    """A host that can't be asked changes nothing but a condition, for days; only the user's word ends the attempt, and
+    its bill is what it could still have cost."""
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    for _ in range(3):
+        life.after(hours=20)
+        life.see(Unreachable(as_of=life.now, why="connection refused"))
+    assert life.job.live is not None
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.see(Unreachable(as_of=life.now, why="connection refused"))
+    life.assume_dead(2)
+    life.see(Unreachable(as_of=life.now, why="connection refused"))
+    life.assume_dead(1)
+    life.see(Unreachable(as_of=life.now, why="connection refused"))
+    golden(life.told())
+    assert life.job.live is None
+    assert life.job.ledger[0].ended_at == T0 + timedelta(minutes=59, seconds=59)
+
+
+def test_assumed_dead_before_it_started() -> None:
+    """Nothing is billed for an attempt that was never seen to start."""
+    life = Life(job(PRICED))
+    life.see()
+    life.assume_dead(1)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    assert life.job.live is None
+    assert life.job.ledger == ()
+
+
+@pytest.mark.parametrize("wish", ["stop", "cancel", "delete"])
+@pytest.mark.parametrize("phase", ["pending", "backoff", "provisioning", "preparing", "training", "stopped", "finished"])
+def test_wishes(wish: str, phase: str, golden: Golden) -> None:
+    """Stop, cancel and delete are finished from every phase."""
+    life = Life(job())
+    match phase:
+        case "pending":
+            life.missing = ("TOKEN",)
+            life.see()
+            life.see()
+        case "backoff":
+            life.run()
+            life.see(life.dead())
+        case "provisioning":
+            life.see()
+        case "preparing":
+            life.see()
+            life.see(life.live("preparing"))
+        case "training":
+            life.run()
+        case "stopped":
+            life.run()
+            life.stop()
+            life.see(life.live())
+            life.see(life.ended("stop", 0))
+        case _:
+            life.run()
+            life.see(life.ended(code=0))
+    before = len(life.story)
+    ends = {"stop": life.stop, "cancel": life.cancel, "delete": life.delete}
+    ends[wish]()
+    if life.job.live is None:
+        life.see()
+    elif phase == "provisioning":
+        life.see(life.absent())
+        life.see(life.live("preparing"))
+        life.see(life.ended(wish if wish == "stop" else "cancel", 0))
+    else:
+        serial = life.job.live.orders.serial
+        life.see(life.live("preparing" if phase == "preparing" else "training"))
+        life.see(life.live("draining", drain=wish, serial=serial))
+        life.see(life.ended(wish if wish == "stop" else "cancel", 0))
+    golden("\n".join(life.story[before:]) + "\n")
+    if wish == "delete":
+        assert life.record is None
+    elif phase == "finished":
+        assert life.job.outcome is not None
+        assert life.job.outcome.type is OutcomeType.SUCCEEDED
+    elif wish == "stop":
+        assert life.job.stopped is not None
+        assert life.job.desired is Desired.STOPPED
+    else:
+        assert life.job.outcome is not None
+        assert life.job.outcome.type is OutcomeType.CANCELLED
+
+
+def test_delete_with_checkpoints_and_what_comes_after_it() -> None:
+    """A deletion can't be taken back by a stop, a cancel or an apply that comes behind it."""
+    life = Life(job())
+    life.run()
+    life.delete(checkpoints=True)
+    life.cancel()
+    life.stop()
+    life.apply(job())
+    life.see(life.live())
+    assert life.job.desired is Desired.DELETED
+    life.see(life.ended("cancel", 0))
+    assert life.record is None
+    assert "forget the runs and checkpoints" in life.story[-1]
+
+
+def test_a_stop_that_is_too_late() -> None:
+    """The training ended by itself before it read the order: it succeeded, and the wish stays unfulfilled."""
+    life = Life(job())
+    life.run()
+    life.stop()
+    life.see(life.live())
+    life.see(life.ended(code=0))
+    assert life.job.outcome is not None
+    assert life.job.outcome.type is OutcomeType.SUCCEEDED
+
+
+def test_agent_events_are_taken_over_once() -> None:
+    """What the agent reported is said once, however often it is read."""
+    life = Life(job())
+    life.run()
+    from runctl.planner.record import Event
+
+    event = Event(at=T0, type="Warning", reason="DiskFull", message="nearly", attempt=1)
+    for batch in (((1, event),), ((1, event), (2, event)), ((2, event),)):
+        life.events = batch
+        life.see(life.live())
+    assert sum(text.count("says: DiskFull!") for text in life.story) == 2
+    assert life.job.attempts[0].events_seen == 2
+
+
+def test_an_old_checkpoint_does_not_displace_a_newer_one() -> None:
+    """The newest durable checkpoint is that of the highest attempt, whatever is read again."""
+    life = Life(job())
+    life.run()
+    life.see(life.live(newest=ref(1, 5, life.now)))
+    life.see(life.live(newest=ref(1, 4, life.now)))
+    life.see(life.dead(newest=ref(1, 5, life.now)))
+    assert life.job.checkpoint == ref(1, 5, T0)
+    assert life.job.durable == 5
+
+
+def test_a_start_without_a_price_is_not_billed() -> None:
+    """Where nothing says what the machine costs there is no ledger."""
+    life = Life(job())
+    life.run(minutes=1)
+    life.see(life.ended(code=0))
+    assert life.job.ledger == ()
+
+
+def test_a_refused_start(golden: Golden) -> None:
+    """An agent that found the machine taken rests a job that doesn't wait, and queues one that does."""
+    told = []
+    for busy in ("refuse", "wait"):
+        life = Life(job(f"instance: {{busy: {busy}}}"))
+        life.see()
+        life.see(life.ended("refused", detail="attempt 4 of `b` holds this machine", billed=False))
+        told.append(life.story[-1])
+        assert (life.job.stopped is not None) == (busy == "refuse")
+    golden("\n".join(told) + "\n")
+
+
+def test_an_end_by_lost_agent_record() -> None:
+    """`lost` in the last word is a loss: never a code."""
+    life = Life(job("retry: {interruptions: 0}"))
+    life.run()
+    life.see(life.ended(EndReason.LOST))
+    assert life.job.outcome is not None
+    assert (life.job.outcome.type, life.job.outcome.exit_code) == (OutcomeType.LOST, None)
+
+
+def test_a_clock_that_was_set_back_does_not_stretch_a_pause() -> None:
+    """A pause that would end after more than the longest one was written by a clock that is no longer true."""
+    life = Life(job())
+    life.run()
+    life.see(life.dead())
+    life.after(days=-3)
+    life.see()
+    assert life.job.live is not None
