@@ -87,20 +87,22 @@ class Activity:
             if self.cpu_share >= CPU_SHARE:
                 self.cpu_at = now.active
             elif (limits.idle is not None or limits.hang is not None) and elsewhere():
-                self._ask_gpu(now)
+                self._ask_gpu(now, min(GPU_SECONDS, 2 * interval))
         self._cpu = usage
         return True
 
-    def _ask_gpu(self, now: Now) -> None:
+    def _ask_gpu(self, now: Now, interval: float) -> None:
         """The GPU is asked only when the CPU seems idle: a call of nvidia-smi costs more than the agent may."""
-        recent = self._gpu_asked_at is not None and now.active - self._gpu_asked_at < GPU_SECONDS
+        recent = self._gpu_asked_at is not None and now.active - self._gpu_asked_at < interval
         if recent or self.gpu_helper is not None:
             return
         self._gpu_asked_at = now.active
         self.gpu_helper = fork_helper(_report_gpu, "gpu", now.active + GPU_SECONDS)
 
     def on_gpu(self, report: Json, now: Now) -> None:
-        if report.get("gpu", 0.0) >= GPU_PERCENT:
+        """A GPU whose use can't be told (`[N/A]` with MIG, a driver that hangs) counts as used: nobody ends for it."""
+        share = report.get("gpu")
+        if share is None or share >= GPU_PERCENT:
             self.gpu_at = now.active
 
 
@@ -109,6 +111,13 @@ def has_gpu() -> bool:
 
 
 def _report_gpu(report: Callable[[Json], None]) -> None:
-    text = processes.capture(["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"])
-    shares = [float(word) for word in text.split() if word.replace(".", "", 1).isdigit()]
-    report({"gpu": max(shares, default=0.0)})
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    report({"gpu": gpu_percent(processes.capture(query))})
+
+
+def gpu_percent(text: str) -> Optional[float]:
+    """The highest use of a GPU that nvidia-smi printed, one a line; None when that of any can't be told."""
+    words = text.split()
+    if not words or not all(word.isdigit() for word in words):
+        return None
+    return max(float(word) for word in words)

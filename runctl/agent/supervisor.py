@@ -294,7 +294,10 @@ class Supervisor:
         if helper is not None:
             for report in helper.reports():
                 self.activity.on_gpu(report, now)
-            if helper.descriptor < 0 or now.active > (helper.deadline or 0.0):
+            overdue = now.active > (helper.deadline or 0.0)
+            if overdue:
+                self.activity.on_gpu({"gpu": None}, now)
+            if helper.descriptor < 0 or overdue:
                 helper.kill()
                 helper.close()
                 self.activity.gpu_helper = None

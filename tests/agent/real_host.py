@@ -74,7 +74,9 @@ class Run:
         return until(lambda: self.state if self.state.get("training") else None, "training")
 
     def wait_state(self, condition: Callable[[Json], Any], what: str = "", patience: float = PATIENCE) -> Json:
-        return until(lambda: self.state if self.state and condition(self.state) else None, what or self.describe, patience)
+        return until(
+            lambda: self.state if self.state and condition(self.state) else None, what or self.describe, patience
+        )
 
     def printed(self, text: str) -> None:
         until(lambda: text.encode() in self.output(), self.describe)
