@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from runctl.manifest.quantities import format_duration, format_money
-from runctl.planner.money import allowance, cost_of, rate_of, spent, time_for
+from runctl.manifest.quantities import Money, Share, format_duration, format_money
+from runctl.planner.money import Rate, allowance, cost_of, rate_of, spent, time_for
 from runctl.planner.passing import Pass
-from runctl.planner.record import Record
+from runctl.planner.record import Attempt, Record
 
 LONG_RUNNING = timedelta(hours=24)
 DEAR_WITHOUT_CAP = 10_000_000
@@ -24,14 +24,69 @@ def remind(step: Pass) -> Pass:
     return _checkpoint(_uptime(_thresholds(_rate(_forget_old(step, step.record.live.number)))))
 
 
-def checkpoint_age(step: Pass) -> timedelta | None:
+def standing(record: Record, now: datetime) -> tuple[str, ...]:
+    """What a live job is to be warned of now, however long ago it was said: for whoever looks at it."""
+    live = record.live
+    if live is None or live.started_at is None:
+        return ()
+    found: list[str] = []
+    rate, cap = rate_of(record.job), record.job.cost.cap
+    if rate is not None and rate.hourly > DEAR_PER_HOUR:
+        found.append(_dear(rate))
+    so_far = spent(record, now)
+    if cap is not None:
+        passed = [share for share in record.job.cost.warn_at if so_far >= _mark(share, cap)]
+        found += [_threshold(max(passed, key=lambda share: share.permille), so_far, cap)] if passed else []
+    elif so_far >= DEAR_WITHOUT_CAP and allowance(record, 0, now) is None:
+        found.append(_uncapped(so_far))
+    if now - live.started_at >= LONG_RUNNING:
+        found.append(_long(live, now - live.started_at))
+    age = checkpoint_age(record, now)
+    if age is not None and age >= _first_mark(record):
+        found.append(_stale(record, age))
+    return tuple(found)
+
+
+def checkpoint_age(record: Record, now: datetime) -> timedelta | None:
     """Since the newest durable checkpoint, or since the training began; None before it began."""
-    live = step.record.live
+    live = record.live
     if live is None or live.training_at is None:
         return None
-    newest = step.record.checkpoint
+    newest = record.checkpoint
     since = max(live.training_at, newest.at) if newest else live.training_at
-    return max(timedelta(0), step.now - since)
+    return max(timedelta(0), now - since)
+
+
+def _dear(rate: Rate) -> str:
+    return f"this machine costs {format_money(rate.hourly)} an hour ({rate.source})"
+
+
+def _mark(share: Share, cap: Money) -> int:
+    return cap.micros * share.permille // 1000
+
+
+def _threshold(share: Share, so_far: int, cap: Money) -> str:
+    return f"{share} of the cap is spent: {format_money(so_far)} of {cap}"
+
+
+def _uncapped(so_far: int) -> str:
+    return f"{format_money(so_far)} spent and no cap: nothing ends this job but you"
+
+
+def _long(live: Attempt, uptime: timedelta) -> str:
+    return f"attempt {live.number} has been running for {format_duration(uptime)}"
+
+
+def _first_mark(record: Record) -> timedelta:
+    """The age of the newest durable checkpoint from which on it is worth a warning."""
+    return min(STALE_CHECKPOINT, record.job.checkpoint.deadline.delta)
+
+
+def _stale(record: Record, age: timedelta) -> str:
+    rate = rate_of(record.job)
+    money = f" and {format_money(cost_of(rate.hourly, age))}" if rate else ""
+    lost = format_duration(age)
+    return f"no durable checkpoint for {lost}: a crash now would lose {lost} of work{money}"
 
 
 def _forget_old(step: Pass, attempt: int) -> Pass:
@@ -58,8 +113,7 @@ def _rate(step: Pass) -> Pass:
     rate = rate_of(step.record.job)
     if rate is None or rate.hourly <= DEAR_PER_HOUR:
         return step
-    message = f"this machine costs {format_money(rate.hourly)} an hour ({rate.source})"
-    return _once(step, "rate", step.now, "DearMachine", message)
+    return _once(step, "rate", step.now, "DearMachine", _dear(rate))
 
 
 def _thresholds(step: Pass) -> Pass:
@@ -73,12 +127,11 @@ def _thresholds(step: Pass) -> Pass:
         if allowance(record, 0, now) is not None:
             return step
         due = now + time_for(rate.hourly, DEAR_WITHOUT_CAP - so_far)
-        message = f"{format_money(so_far)} spent and no cap: nothing ends this job but you"
-        return _once(step, "dear", due, "CostWithoutCap", message)
+        return _once(step, "dear", due, "CostWithoutCap", _uncapped(so_far))
     for share in record.job.cost.warn_at:
-        mark = cap.micros * share.permille // 1000
+        mark = _mark(share, cap)
         due = now if so_far >= mark else now + time_for(rate.hourly, mark - so_far) + timedelta(milliseconds=1)
-        message = f"{share} of the cap is spent: {format_money(so_far)} of {cap}"
+        message = _threshold(share, so_far, cap)
         step = _once(step, f"cost:{share.permille}:{cap.micros}", due, "CostThreshold", message)
     return step
 
@@ -87,18 +140,18 @@ def _uptime(step: Pass) -> Pass:
     live = step.record.live
     assert live is not None
     assert live.started_at is not None
-    message = f"attempt {live.number} has been running for {format_duration(LONG_RUNNING)}"
-    return _once(step, f"uptime:{live.number}", live.started_at + LONG_RUNNING, "LongRunning", message)
+    due = live.started_at + LONG_RUNNING
+    return _once(step, f"uptime:{live.number}", due, "LongRunning", _long(live, LONG_RUNNING))
 
 
 def _checkpoint(step: Pass) -> Pass:
     """The age of the newest durable checkpoint, from an hour (or the policy's deadline) on, at 1, 2, 4 … times it and
     then each `LONGEST_PAUSE`. Of marks that were passed while nobody looked, one is said."""
-    live, age = step.record.live, checkpoint_age(step)
+    live, age = step.record.live, checkpoint_age(step.record, step.now)
     if live is None or age is None:
         return step
     key = _stale_key(step.record, live.number)
-    mark = min(STALE_CHECKPOINT, step.record.job.checkpoint.deadline.delta)
+    mark = _first_mark(step.record)
     told = step.record.reminders.get(key)
     if told is not None:
         told_age = age - (step.now - told)
@@ -106,11 +159,8 @@ def _checkpoint(step: Pass) -> Pass:
             mark += min(LONGEST_PAUSE, mark)
     if age < mark:
         return step.wake(step.now + (mark - age))
-    rate = rate_of(step.record.job)
-    money = f" and {format_money(cost_of(rate.hourly, age))}" if rate else ""
-    lost = format_duration(age)
-    message = f"no durable checkpoint for {lost}: a crash now would lose {lost} of work{money}"
-    step = step.to(reminders={**step.record.reminders, key: step.now}).say("Warning", "CheckpointStale", message)
+    step = step.to(reminders={**step.record.reminders, key: step.now})
+    step = step.say("Warning", "CheckpointStale", _stale(step.record, age))
     while mark <= age:
         mark += min(LONGEST_PAUSE, mark)
     return step.wake(step.now + (mark - age))

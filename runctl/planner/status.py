@@ -131,7 +131,7 @@ def _training(step: Pass, phase: Phase) -> Finding:
 
 
 def _checkpoint(step: Pass) -> Finding:
-    age = checkpoint_age(step)
+    age = checkpoint_age(step.record, step.now)
     newest = step.record.checkpoint
     name = f"newest: `{newest.name}`" if newest else "none yet"
     if age is None:
