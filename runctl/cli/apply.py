@@ -26,7 +26,7 @@ class Detach(StrEnum):
 def apply(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILES...", help="Manifests, directories of them, or `-`.", show_default=False),
+        typer.Argument(metavar="FILES", help="Manifests, directories of them, or `-`.", show_default=False),
     ] = None,
     wait: Annotated[
         bool | None,

@@ -15,7 +15,7 @@ from runctl.cli.errors import Failure
 from runctl.cli.exit_codes import ExitCode, of_group, of_record
 from runctl.cli.following import Follower
 from runctl.cli.render.outcome import advice, ending, good
-from runctl.cli.render.sight import look
+from runctl.cli.sight import look
 from runctl.cli.streams import Style, clean, hint, paint, say, terminal
 from runctl.cli.views import JsonLines, Lines, Live, View
 from runctl.cli.watching import Left, Until, watch

@@ -25,7 +25,11 @@ class ListByDefault(TyperGroup):
 
 
 app = typer.Typer(
-    cls=ListByDefault, add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings=CONTEXT
+    cls=ListByDefault,
+    subcommand_metavar="NAME | verify NAME",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings=CONTEXT,
 )
 
 

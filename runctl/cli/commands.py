@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
+from inspect import cleandoc
 from typing import Any, NamedTuple
 
 import typer
@@ -71,7 +72,7 @@ def load(name: str, entry: Entry) -> Any:
         command.name = name
         return command
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    details = target.__doc__ or ""
+    details = cleandoc(target.__doc__ or "")
     app.command(name, help=f"{entry.summary}\n\n{details}", context_settings=CONTEXT)(target)
     return typer.main.get_command(app)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 20.0
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True, context_settings=CONTEXT)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=CONTEXT)
 
 
 @app.callback()

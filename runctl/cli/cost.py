@@ -8,7 +8,7 @@ from runctl.cli.choices import MaybeJobName, TableOrJson, TableOutput
 from runctl.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from runctl.cli.render.sight import Sight
+    from runctl.cli.sight import Sight
 
 
 def cost(name: MaybeJobName = None, output: TableOutput = TableOrJson.TABLE) -> int:
@@ -20,7 +20,7 @@ def cost(name: MaybeJobName = None, output: TableOutput = TableOrJson.TABLE) -> 
 
     from runctl.cli.jobs import find, opened_to_read
     from runctl.cli.render.ledger import document, ledger, sums, sums_document
-    from runctl.cli.render.sight import look
+    from runctl.cli.sight import look
     from runctl.cli.streams import data, data_json, say
 
     now = datetime.now(UTC)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from runctl.cli.following import Follower
-    from runctl.cli.render.sight import Sight
+    from runctl.cli.sight import Sight
     from runctl.home import Home
     from runctl.planner.record import Record
     from runctl.planner.requests import Request
@@ -71,7 +71,7 @@ def delete(
     from datetime import UTC, datetime
 
     from runctl.cli.jobs import find_all, opened
-    from runctl.cli.render.sight import look
+    from runctl.cli.sight import look
     from runctl.cli.waiting import parse_timeout
     from runctl.planner.requests import DeleteJob
 

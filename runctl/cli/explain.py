@@ -20,7 +20,7 @@ def _complete_field(incomplete: str) -> list[str]:
 
 def explain(
     field: Annotated[
-        str, typer.Argument(metavar="[FIELD]", help="Such as `cost.cap`.", autocompletion=_complete_field)
+        str, typer.Argument(metavar="FIELD", help="Such as `cost.cap`.", autocompletion=_complete_field)
     ] = "",
 ) -> int:
     """Without a field, lists all of them."""

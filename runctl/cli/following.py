@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from runctl.cli.jobs import settled
-from runctl.cli.render.sight import Sight, look
+from runctl.cli.sight import Sight, look
 from runctl.home import Home
 from runctl.planner.record import Event, Record
 from runctl.providers.local.logs import read_output, read_setup, setup_end, tail_offset

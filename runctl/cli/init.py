@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def init(
-    directory: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to write it; made if need be.")] = ".",
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where to write it; made if need be.")] = ".",
     example: Annotated[
         bool, typer.Option("--example", help="Write `train.py`, too: a small training that saves and resumes.")
     ] = False,

@@ -19,6 +19,8 @@ def run(argv: list[str]) -> int:
     from runctl.cli.streams import prepare_streams
 
     prepare_streams()
+    # What a manifest means depends on no other package that happens to be installed; and looking for them takes time.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"
     try:
         code = _dispatch(_without_colour_option(argv))
         sys.stdout.flush()

@@ -11,7 +11,7 @@ from runctl.cli.choices import Listing, MaybeJobName
 from runctl.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from runctl.cli.render.sight import Sight
+    from runctl.cli.sight import Sight
     from runctl.store.interface import Store
 
 REDRAW_SECONDS = 1.0
@@ -41,7 +41,7 @@ def _look(name: str | None) -> list[Sight]:
     from datetime import UTC, datetime
 
     from runctl.cli.jobs import find, opened_to_read
-    from runctl.cli.render.sight import look
+    from runctl.cli.sight import look
 
     with opened_to_read() as (home, store):
         if name is not None:

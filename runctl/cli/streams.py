@@ -17,7 +17,7 @@ _SEQUENCE = re.compile(
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
 )
 # C0 but tab and newline, DEL, C1, and what reorders text so that it reads as something else.
-_ALIVE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ALIVE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class Style(Enum):
@@ -33,7 +33,7 @@ class Style(Enum):
 
 def clean(text: str) -> str:
     """The text with control characters made visible: `\\x1b`, `\\u202e`."""
-    return _ALIVE.sub(_visible, text)
+    return text if text.isascii() and text.isprintable() else re.sub(_ALIVE, _visible, text)
 
 
 def clean_line(text: str) -> str:

@@ -22,9 +22,7 @@ class Form(StrEnum):
 def validate(
     files: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[FILES]...", help="Manifests, directories of them, or `-`. Default: the current directory."
-        ),
+        typer.Argument(metavar="FILES", help="Manifests, directories of them, or `-`. Default: the current directory."),
     ] = None,
     output: Annotated[
         Form, typer.Option("-o", "--output", help="text for people, json, or github for workflow annotations.")

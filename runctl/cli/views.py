@@ -9,10 +9,10 @@ from typing import Protocol
 
 from runctl.cli.following import News
 from runctl.cli.render.document import document, event
-from runctl.cli.render.sight import Sight
 from runctl.cli.render.status import bar, cost_briefly, progress_words
 from runctl.cli.render.table import cut
 from runctl.cli.render.words import ago, clock
+from runctl.cli.sight import Sight
 from runctl.cli.streams import Style, clean_line, clean_output, coloured, data_json, paint, say
 from runctl.planner.record import Event, Phase
 

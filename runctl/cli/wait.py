@@ -32,7 +32,14 @@ def wait(names: JobNames, timeout: Timeout = None, output: Output = TextOrJson.T
             case Left.UNREAD:
                 raise BrokenPipeError(os.strerror(32))
             case _:
+                _going_on([each.record.name for each in followers if not each.rested])
                 return ExitCode.INTERRUPTED
+
+
+def _going_on(names: list[str]) -> None:
+    from runctl.cli.streams import clean_line, say
+
+    say(f"no longer waiting; {clean_line(', '.join(names))} {'goes' if len(names) == 1 else 'go'} on")
 
 
 def _timed_out(names: list[str], output: TextOrJson) -> int:

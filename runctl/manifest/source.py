@@ -20,7 +20,9 @@ EXCERPT_WIDTH = 120
 
 _EXCERPT_LEAD = 40
 _LINE_BREAK = re.compile(r"\r\n|\r|\n")
-_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_UNPRINTABLE_ASCII = re.compile(r"[^\t\n\r\x20-\x7e]")
+# Compiled where it is needed: that takes as long as reading a manifest of ASCII.
+_UNPRINTABLE = r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 _START = Position(line=1, column=1, end_line=1, end_column=2)
 
 
@@ -91,7 +93,7 @@ def decode(content: bytes, file: str) -> Source | Diagnostic:
     except UnicodeDecodeError as error:
         return _not_utf8(content, file, error.start)
     source = Source(file, text.removeprefix("\ufeff"))
-    unprintable = _UNPRINTABLE.search(source.text)
+    unprintable = (_UNPRINTABLE_ASCII if source.text.isascii() else re.compile(_UNPRINTABLE)).search(source.text)
     if unprintable is None:
         return source
     character = ord(unprintable[0])

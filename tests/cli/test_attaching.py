@@ -105,7 +105,7 @@ def test_apply_again_reports_and_starts_nothing_unless_told_to_rerun(machine: Ma
 
 
 def test_a_change_that_needs_a_new_attempt_is_refused_with_the_difference(machine: Machine) -> None:
-    """Changed args on a live job: the difference, the exact command, nothing done; `--replace` goes on from the save."""
+    """Changed args on a live job: the difference, the exact command, nothing done; `--replace` goes on from there."""
     machine.run("apply", str(machine.training(**LONG)))
     machine.until(lambda: len(machine.told("saved")) > 2, "some saves")
     changed = str(machine.training(1000, 0.05))

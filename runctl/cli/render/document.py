@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from runctl.cli.render.sight import Sight
 from runctl.cli.render.words import stamp
+from runctl.cli.sight import Sight
 from runctl.manifest.quantities import decimal_money
 from runctl.planner.record import Attempt, CheckpointRef, Event, Record
+from runctl.planner.reminders import standing
 
 Json = dict[str, Any]
 
@@ -45,6 +46,7 @@ def document(sight: Sight) -> Json:
         ],
         "attempts": [_attempt(record, each) for each in record.attempts],
         "cost": cost(sight),
+        "warnings": list(standing(record, sight.now)),
         "progress": _progress(sight),
         "checkpoints": {"count": sight.durable, "newest": _checkpoint(sight.checkpoint)},
     }

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from runctl.cli.render.document import cost
-from runctl.cli.render.sight import Sight
 from runctl.cli.render.status import cost_words
 from runctl.cli.render.table import table
 from runctl.cli.render.words import amount, day_and_clock, span, stamp
+from runctl.cli.sight import Sight
 from runctl.manifest.quantities import decimal_money, format_money
 from runctl.planner.money import interval_cost
 from runctl.planner.record import Interval

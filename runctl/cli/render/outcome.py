@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from runctl.cli.render.sight import Sight
 from runctl.cli.render.status import checkpoint_words, cost_words, progress_words
 from runctl.cli.render.table import facts
 from runctl.cli.render.words import count, span
+from runctl.cli.sight import Sight
 from runctl.planner.record import OutcomeType, Record, StopReason
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runctl.cli.render.sight import Sight
 from runctl.cli.render.table import facts, table
 from runctl.cli.render.words import ago, amount, count, day_and_clock, number, span
+from runctl.cli.sight import Sight
 from runctl.manifest.quantities import format_size
 from runctl.planner.money import interval_cost
 from runctl.planner.record import Attempt, CheckpointRef
+from runctl.planner.reminders import standing
 
 BAR = 20
 
@@ -24,6 +25,7 @@ def details(sight: Sight) -> str:
     """Everything about one job."""
     record = sight.record
     parts = [f"{record.name}: {sight.word}", facts(_facts(sight))]
+    parts += [f"  warning: {text}" for text in standing(record, sight.now)]
     if record.attempts:
         heads = ("attempt", "generation", "started", "ended", "cost", "result")
         parts += ["", table(heads, [_attempt(sight, each) for each in record.attempts])]

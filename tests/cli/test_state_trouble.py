@@ -1,0 +1,57 @@
+"""A state that can't be used: every command says what is wrong, what is safe and what to do, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+import pytest
+from acceptance.machine import Machine
+
+
+def test_a_damaged_state_is_left_as_it_is(machine: Machine) -> None:
+    """Exit 10, the file's name, what is safe; not a byte of it is touched."""
+    machine.run("apply", str(machine.training(1)), "--wait")
+    state = machine.home / "state.sqlite"
+    for side in machine.home.glob("state.sqlite-*"):
+        side.unlink()
+    state.write_bytes(b"no database at all, " * 500)
+    before = state.read_bytes()
+    for args in (["status"], ["apply", "job.yaml"], ["stop", "job"], ["wait", "job"]):
+        done = machine.run(*args)
+        assert done.code == 10, done
+        assert "is damaged" in done.err
+        assert "now:" in done.err
+        assert "Traceback" not in done.err
+    assert state.read_bytes() == before
+
+
+def test_the_state_of_a_newer_version_is_refused(machine: Machine) -> None:
+    """A format from the future is named with both numbers, and left alone."""
+    machine.run("apply", str(machine.training(1)), "--wait")
+    with sqlite3.connect(machine.home / "state.sqlite") as db:
+        db.execute("PRAGMA user_version = 999")
+    db.close()
+    done = machine.run("status")
+    assert done.code == 10, done
+    assert "999" in done.err
+    assert "upgrade runctl" in done.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_home_is_no_permission(machine: Machine) -> None:
+    """A home without write permission: exit 10, and the hint that it has to be writable."""
+    machine.home.mkdir()
+    machine.home.chmod(0o500)
+    done = machine.run("apply", str(machine.training(1)))
+    assert done.code == 10, done
+    assert "RUNCTL_HOME" in done.err
+
+
+def test_a_home_that_is_no_directory_is_no_permission(machine: Machine) -> None:
+    """A file where the home should be is named."""
+    machine.home.write_text("mine")
+    done = machine.run("apply", str(machine.training(1)))
+    assert done.code == 10, done
+    assert str(machine.home) in done.err
+    assert machine.home.read_text() == "mine"
