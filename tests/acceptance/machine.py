@@ -88,7 +88,7 @@ class Machine:
         self.world = root / "world"
         self.lock = root / "lock"
         for directory in (self.project, self.world, self.lock):
-            directory.mkdir()
+            directory.mkdir(parents=True)
         self.environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RUNCTL_", "CI", "GITHUB_"))},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
