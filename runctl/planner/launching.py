@@ -121,7 +121,8 @@ def _limits_clear(record: Record, step: Pass) -> Clearance | None:
     if left is not None and left <= LEAST_DURATION:
         message = f"the attempts so far have used up limits.duration ({record.job.limits.duration})"
         return Spent(OutcomeType.DURATION_REACHED, message)
-    match room(record, step.observed.group, step.now):
+    found = room(record, step.observed.group, step.now)
+    match found:
         case Room.ENOUGH:
             return None
         case Room.LATER:
@@ -136,6 +137,8 @@ def _limits_clear(record: Record, step: Pass) -> Clearance | None:
                 f"the {left_micros} that the cap leaves last {format_duration(time)}, "
                 f"less than a final save needs ({format_duration(least_useful(record.job))})",
             )
+        case _:  # pragma: no cover
+            assert_never(found)
 
 
 def _group_clear(record: Record, step: Pass) -> Clearance | None:

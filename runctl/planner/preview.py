@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import assert_never
 
 import msgspec
 
@@ -98,6 +99,8 @@ def _headline(record: Record | None, decision: Decision) -> str:
             return "needs --replace: these fields can't change on a live attempt"
         case Reapply.NEEDS_RERUN:
             return "needs --rerun: the job is finished, and these fields would make it another one"
+        case _:  # pragma: no cover
+            assert_never(decision.kind)
 
 
 def _machine(job: Job) -> str:

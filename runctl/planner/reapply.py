@@ -128,7 +128,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
         value = msgspec.structs.asdict(value)
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{path}.{key}" if path else key).items()}
-    if isinstance(value, tuple) and any(isinstance(inner, msgspec.Struct) for inner in value):
+    if isinstance(value, tuple) and any(isinstance(i, msgspec.Struct) and not isinstance(i, QUANTITIES) for i in value):
         return {k: v for i, inner in enumerate(value) for k, v in _flat(inner, f"{path}[{i}]").items()}
     return {} if value in (None, ()) else {path: value}
 

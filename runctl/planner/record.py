@@ -170,7 +170,10 @@ class Orders(_Value, frozen=True, kw_only=True):
 
 
 class EndReason(StrEnum):
-    """Why an attempt ended, as its agent wrote it (the last three: as the controller found out)."""
+    """Why an attempt ended, as its agent wrote it (the last two: as the controller found out).
+
+    `interruption`: the host told the agent to go (a shutdown, an operator), and it saved first.
+    """
 
     EXITED = "exited"
     STOP = "stop"
@@ -184,6 +187,8 @@ class EndReason(StrEnum):
     SETUP_FAILED = "setup_failed"
     START_FAILED = "start_failed"
     REFUSED = "refused"
+    INTERRUPTION = "interruption"
+    ASSUME_DEAD = "assume_dead"
     LOST = "lost"
     LAUNCH_FAILED = "launch_failed"
     NOT_STARTED = "not_started"

@@ -33,6 +33,10 @@ MOST_UNSTARTED = 5
 LEAST_DURATION = timedelta(seconds=1)
 
 
+# An attempt that ended through no fault of its own.
+INTERRUPTED = (EndReason.LOST, EndReason.INTERRUPTION, EndReason.ASSUME_DEAD)
+
+
 class Finish(msgspec.Struct, frozen=True):
     type: OutcomeType
     reason: str
@@ -132,9 +136,9 @@ def judge(record: Record, step: Pass) -> Verdict:
                     record, Rest(StopReason.LAUNCH_FAILED, f"{MOST_UNSTARTED} launches in a row had no effect")
                 )
             return _as_desired(record, Again(_backoff(record, attempt)))
-        case EndReason.LOST:
+        case EndReason.LOST | EndReason.INTERRUPTION | EndReason.ASSUME_DEAD:
             allowed = record.job.retry.interruptions
-            lost = sum(1 for a in _held(record) if a.end and a.end.reason is EndReason.LOST)
+            lost = sum(1 for a in _held(record) if a.end and a.end.reason in INTERRUPTED)
             if allowed is not None and lost > allowed:
                 return _as_desired(record, Finish(OutcomeType.LOST, "RetriesExhausted"))
             return _as_desired(record, Again(_backoff(record, attempt)))
@@ -185,7 +189,7 @@ def _in_a_row(record: Record, *reasons: EndReason) -> int:
 def _backoff(record: Record, attempt: Attempt) -> datetime:
     """1 s, 2 s, 4 s … 120 s after the end, moved by up to a fifth by a hash, so that many jobs don't retry in step."""
     count = _in_a_row(
-        record, EndReason.LOST, EndReason.REFUSED, EndReason.NOT_STARTED, EndReason.EXITED, EndReason.CAP,
+        record, *INTERRUPTED, EndReason.REFUSED, EndReason.NOT_STARTED, EndReason.EXITED, EndReason.CAP,
         EndReason.DURATION,
     )  # fmt: skip
     delay = min(LONGEST_RETRY, FIRST_RETRY * (1 << min(10, count - 1)))
