@@ -1,4 +1,4 @@
-"""A plan as a few lines of text: what was seen, what is remembered and done about it, what is said, when to look again."""
+"""A plan as a few lines of text: what was seen, what is remembered, done and said about it, when to look again."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def _seen(observed: Observed) -> str:
         parts.append(f"machine {'held by ' + (holder or foreign) if holder or foreign else 'free'}")
     group = observed.group
     if group.committed or group.live or group.ahead:
-        parts.append(
-            f"group: {format_money(group.committed)}, live {list(group.live)}, ahead {list(group.ahead)}".replace("'", "")
-        )
+        names = f"live [{', '.join(group.live)}], ahead [{', '.join(group.ahead)}]"
+        parts.append(f"group: {format_money(group.committed)}, {names}")
     if observed.missing_secrets:
         parts.append(f"missing {', '.join(observed.missing_secrets)}")
     if observed.launch_failed:

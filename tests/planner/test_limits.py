@@ -67,7 +67,7 @@ def test_time_before_the_start_costs_nothing() -> None:
 
 def test_platforms_without_a_price() -> None:
     """What another platform costs isn't known here."""
-    aws = "instance: {platform: aws, type: g5.xlarge, region: us-east-1}\ncheckpoint: {upload: s3://b/c/}"
+    aws = "instance: {platform: aws, type: g5.xlarge, region: us-east-1}\ncheckpoint: {upload: s3://my-bucket/ckpt/}"
     assert rate_of(job(aws + "\ncost: {cap: 1 USD}")) is None
 
 
@@ -78,7 +78,7 @@ def test_cap_over_attempts(golden: Golden) -> None:
     life.see(life.live(newest=ref(1, 1, life.now)))
     life.see(life.dead(newest=ref(1, 1, life.now)))
     life.after(seconds=2)
-    life.run(minutes=18, seconds=50)
+    life.run(minutes=19)
     life.see(life.ended("cap", 0, newest=ref(2, 1, life.now)))
     golden(life.told())
     assert life.job.outcome is not None

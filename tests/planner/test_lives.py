@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from runctl.planner.observed import Starting, Unreachable
-from runctl.planner.record import Desired, EndReason, OutcomeType, Phase, StopReason
+from runctl.planner.record import Desired, EndReason, Event, OutcomeType, Phase, StopReason
 
 from .kit import PRICED, T0, Life, job, ref
 
@@ -61,7 +62,7 @@ def test_signal_and_memory(golden: Golden) -> None:
 
 
 def test_lost_is_an_interruption(golden: Golden) -> None:
-    """An agent that died unheard is an interruption: retried from the checkpoint, until `retry.interruptions` are over."""
+    """An agent that died unheard is an interruption: retried from the checkpoint, as often as the policy says."""
     life = Life(job("retry: {interruptions: 1}"))
     life.run(minutes=5)
     life.see(life.live(newest=ref(1, 3, life.now)))
@@ -206,7 +207,9 @@ def test_assumed_dead_before_it_started() -> None:
 
 
 @pytest.mark.parametrize("wish", ["stop", "cancel", "delete"])
-@pytest.mark.parametrize("phase", ["pending", "backoff", "provisioning", "preparing", "training", "stopped", "finished"])
+@pytest.mark.parametrize(
+    "phase", ["pending", "backoff", "provisioning", "preparing", "training", "stopped", "finished"]
+)
 def test_wishes(wish: str, phase: str, golden: Golden) -> None:
     """Stop, cancel and delete are finished from every phase."""
     life = Life(job())
@@ -291,8 +294,6 @@ def test_agent_events_are_taken_over_once() -> None:
     """What the agent reported is said once, however often it is read."""
     life = Life(job())
     life.run()
-    from runctl.planner.record import Event
-
     event = Event(at=T0, type="Warning", reason="DiskFull", message="nearly", attempt=1)
     for batch in (((1, event),), ((1, event), (2, event)), ((2, event),)):
         life.events = batch
@@ -349,3 +350,55 @@ def test_a_clock_that_was_set_back_does_not_stretch_a_pause() -> None:
     life.after(days=-3)
     life.see()
     assert life.job.live is not None
+
+
+def test_an_answered_request_is_not_answered_again() -> None:
+    """A request that is still in the store when it is seen again was consumed with the record that answered it."""
+    life = Life(job())
+    life.run()
+    life.stop()
+    asked = list(life.asked)
+    life.see(life.live())
+    life.see(life.ended("stop", 0))
+    life.apply(job())
+    life.see(looked=False)
+    life.asked = asked
+    life.see()
+    assert life.job.desired is Desired.RUN
+    assert life.job.live is not None
+
+
+def test_pauses_start_anew_after_another_end() -> None:
+    """Only what follows itself without a break grows: a stop in between is one."""
+    life = Life(job("retry: {failures: 9}"))
+    for _ in range(4):
+        life.run()
+        life.see(life.dead())
+        assert life.job.not_before is not None
+        life.now = life.job.not_before
+    life.run()
+    life.apply(job("retry: {failures: 9}\nargs: [x]"), replace=True)
+    life.see(life.live())
+    life.see(life.ended("replace", 0))
+    life.run()
+    life.see(life.ended(code=1))
+    assert life.job.not_before is not None
+    assert (life.job.not_before - life.now).total_seconds() <= 1.2
+
+
+def test_a_death_that_left_no_heartbeat_is_billed_until_it_was_found() -> None:
+    """Where nothing says when the agent died, the time until it was seen dead counts."""
+    life = Life(job("instance: {hourly_rate: 1 USD}\ncost: {cap: none}"))
+    life.run(minutes=3)
+    life.see(msgspec.structs.replace(life.dead(), last_seen=None))
+    assert life.job.ledger[0].ended_at == life.now
+
+
+def test_a_death_long_ago_is_billed_until_its_last_word() -> None:
+    """A machine that was off for a day isn't billed for it: the agent wrote until it died."""
+    life = Life(job("instance: {hourly_rate: 1 USD}\ncost: {cap: none}"))
+    life.run(minutes=3)
+    last = life.now
+    life.after(days=1)
+    life.see(msgspec.structs.replace(life.dead(), last_seen=last))
+    assert life.job.ledger[0].ended_at == last + timedelta(seconds=15)

@@ -1,0 +1,71 @@
+"""What a plan says before anything is done, as the user reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from runctl.planner.preview import preview, render
+from runctl.planner.reapply import Decision, Reapply, decide
+
+from .kit import PRICED, T0, Life, job, ref, source
+from .test_reapply import BASE, SPECS, STATES, life_in
+
+Golden = Callable[[str], None]
+
+MANIFESTS = {
+    "minimal": "",
+    "priced": PRICED,
+    "priced and bounded by time": "instance: {hourly_rate: 6 USD}\ncost: {cap: none}\nlimits: {duration: 2h}",
+    "priced without bound": "instance: {hourly_rate: 6 USD}\ncost: {cap: none}",
+    "group": "instance: {hourly_rate: 1 USD}\ncost: {cap: none}\ngroup: {cap: 5 USD}",
+    "free": "instance: {hourly_rate: 0 USD}\nlimits: {hang: 1h}",
+    "everything": PRICED
+    + "\nargs: [--note, it's fine, '', -x]\nlauncher: [accelerate, launch]\nretry: {failures: 2, interruptions: 3}"
+    + "\ncheckpoint: {every: 10m, upload: 'file:/mnt/ckpt', resume: /old/epoch-9.npz}\nlimits: {idle: 30m, hang: 1h}",
+    "resume never": "checkpoint: {resume: never}",
+}
+
+
+@pytest.mark.parametrize("name", list(MANIFESTS))
+def test_new(name: str, golden: Golden) -> None:
+    """The plan of a new job."""
+    spec = job(MANIFESTS[name])
+    golden(render(preview(None, spec, source(), Decision(Reapply.CREATE), "uv.lock: `uv sync --frozen`", T0)))
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", ["same", "cap", "args", "args replaced"])
+def test_again(state: str, name: str, golden: Golden) -> None:
+    """The plan of applying once more: what changes, and what that means."""
+    life = life_in(state, job(BASE))
+    spec = job(SPECS[name.removesuffix(" replaced")])
+    decision = decide(life.job, spec, source(), replace=name.endswith("replaced"))
+    shown = preview(life.job, spec, source(), decision, "none", life.now)
+    golden(render(shown))
+    assert shown.changed == (decision.kind not in (Reapply.ATTACH, Reapply.REPORT))
+
+
+def test_rerun(golden: Golden) -> None:
+    """A rerun starts from nothing: no checkpoint, nothing spent."""
+    life = Life(job(PRICED))
+    life.run(minutes=30)
+    life.see(life.ended(code=0, newest=ref(1, 1, life.now)))
+    shown = preview(life.job, job(PRICED), source(), Decision(Reapply.CREATE), "none", life.now)
+    golden(render(shown))
+    assert shown.worst_case == 1_000_000
+
+
+def test_what_was_spent_counts(golden: Golden) -> None:
+    """After half of the cap the plan says that half is left, and that an exhausted cap launches nothing."""
+    life = Life(job(PRICED))
+    life.run(minutes=30)
+    life.see(life.live(newest=ref(1, 1, life.now)))
+    life.see(life.dead(newest=ref(1, 1, life.now)))
+    told = []
+    for cap in ("1 USD", "0.5 USD", "0.2 USD"):
+        spec = job(f"instance: {{hourly_rate: 1 USD}}\ncost: {{cap: {cap}}}")
+        decision = decide(life.job, spec, source())
+        told.append(render(preview(life.job, spec, source(), decision, "none", life.now)))
+    golden("\n".join(told))
