@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from runctl.store.interface import Store
 
 
+MOST_RACES = 5
+
+
 class Detach(StrEnum):
     NOW = "now"
     STARTED = "started"
@@ -49,6 +52,7 @@ def apply(
     Attached, it shows the training and exits with its outcome. Ctrl-C detaches: the training goes on, cared for by a
     controller in the background. Applied again unchanged, it attaches to what runs, or reports how it ended.
     """
+    from runctl.cli.attaching import Stay, attend
     from runctl.cli.jobs import opened
     from runctl.cli.waiting import parse_timeout
 
@@ -56,9 +60,8 @@ def apply(
     with opened() as (home, store):
         proposals, replacing = _proposals(store, home, files or [], plan, replace=replace, rerun=rerun)
         _announce(proposals, output)
-        submitted, staying = _submit(store, proposals, replace=replacing), _stays(proposals, wait, detach)
-        from runctl.cli.attaching import Stay, attend
-
+        submitted = _submit(store, proposals, replace=replacing, rerun=rerun, planned=plan is not None)
+        staying = _stays(proposals, wait, detach)
         stay = Stay.TO_THE_END if staying else (Stay.NOT_AT_ALL if detach is Detach.NOW else Stay.FOR_THE_START)
         return attend(home, store, submitted, stay, span, output)
 
@@ -110,12 +113,26 @@ def _announce(proposals: Sequence[Proposal], output: TextOrJson) -> None:
         say(clean(render(each) if each.changed else f"{each.name}: {each.headline}\n"))
 
 
-def _submit(store: Store, proposals: Sequence[Proposal], *, replace: bool) -> list[Submitted]:
+def _submit(
+    store: Store, proposals: Sequence[Proposal], *, replace: bool, rerun: bool, planned: bool
+) -> list[Submitted]:
+    """Make or change the jobs. Whoever loses a race compares again, so that two applies of one manifest are one job;
+    only a saved plan is not compared again."""
     from datetime import UTC, datetime
 
     from runctl.cli.owner import owner
-    from runctl.reconciler.applying import submit
+    from runctl.cli.proposing import refuse_unapplicable
+    from runctl.reconciler.applying import propose, submit
+    from runctl.store.interface import NameTaken, NotFound
 
+    for _ in range(MOST_RACES):
+        try:
+            return submit(store, proposals, owner(), datetime.now(UTC), replace=replace)
+        except (NameTaken, NotFound):
+            if planned:
+                raise
+            proposals = [propose(store, each.prepared, replace=replace, rerun=rerun) for each in proposals]
+            refuse_unapplicable(proposals, "runctl apply FILES")
     return submit(store, proposals, owner(), datetime.now(UTC), replace=replace)
 
 

@@ -92,6 +92,14 @@ def test_a_second_apply_attaches_instead_of_failing(machine: Machine) -> None:
     assert (first.wait(PATIENCE), starts(machine)) == (0, 1)
 
 
+def test_simultaneous_applies_of_one_manifest_are_one_job(machine: Machine) -> None:
+    """Five applies at once: one training, and all of them end with its outcome."""
+    job = str(machine.training(10, 0.1))
+    started = [machine.start("apply", job, "--wait") for _ in range(5)]
+    assert [each.wait(PATIENCE) for each in started] == [0] * 5
+    assert starts(machine) == 1
+
+
 def test_apply_again_reports_and_starts_nothing_unless_told_to_rerun(machine: Machine) -> None:
     """A finished, unchanged job: its outcome and its code. `--rerun`: a new uid and a new training."""
     job = str(machine.training(1, code=3))
