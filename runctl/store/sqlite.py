@@ -42,6 +42,9 @@ SCHEMA_VERSION = 1
 BUSY_TIMEOUT_SECONDS = 30.0
 WAL_RETRY_SECONDS = 0.005
 
+# One page of the smallest size that SQLite has.
+LEAST_FILE = 512
+
 _SCHEMA = """
 CREATE TABLE jobs (
     uid TEXT PRIMARY KEY, name TEXT NOT NULL, current INTEGER NOT NULL, created TEXT NOT NULL,
@@ -107,7 +110,12 @@ class SqliteStore:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            size = os.fstat(descriptor).st_size
+            os.close(descriptor)
+            if 0 < size < LEAST_FILE:
+                # SQLite would take it for a new file, and begin anew over what was there.
+                raise StoreDamaged(f"`{path}` is damaged: it was cut to {size} bytes", _DAMAGED_HINT) from None
         else:
             _sync_directory(path.parent)
         return self._connect(path)
@@ -151,7 +159,7 @@ class SqliteStore:
             raise StoreDamaged(f"`{self._path}` is damaged: {error}", _DAMAGED_HINT) from error
         except OSError as error:
             raise StoreUnavailable(f"`{error.filename or self._path}`: {error.strerror}", _cure(str(error))) from error
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StoreDamaged(f"`{self._path}` holds what can't be read: {error}", _DAMAGED_HINT) from error
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
