@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -10,14 +11,14 @@ from pathlib import Path
 from runctl.workspace.copying import copy_file
 from runctl.workspace.manifest import Entry, Kind, Manifest, read_manifest
 from runctl.workspace.problems import SnapshotError
-from runctl.workspace.snapshot import make_parents
+from runctl.workspace.snapshot import discard, make_parents
 
 
 def materialize(snapshot: Path, target: Path) -> Manifest:
     """Make `target` a copy of the snapshot stored at `snapshot`, whole or not at all; returns what is in it.
 
     `target` doesn't exist yet, or is an empty directory; its parent exists. Raises SnapshotError when the stored files
-    aren't the ones that were frozen, or can't be copied: then `target` is as it was.
+    aren't the ones that were frozen (then they leave the store), or can't be copied: `target` is as it was.
     """
     manifest = read_manifest(snapshot)
     try:
@@ -27,11 +28,23 @@ def materialize(snapshot: Path, target: Path) -> Manifest:
     try:
         _copy(manifest, f"{snapshot}/tree", building)
         os.rename(building, target)
+    except _Damaged as error:
+        # Sizes and dates may look right: whoever freezes the tree next must not take it for whole.
+        with contextlib.suppress(OSError):
+            discard(snapshot)
+        raise SnapshotError(
+            f"the stored snapshot is damaged: {error}",
+            "nothing was started; apply the job again from its tree to store the snapshot anew",
+        ) from None
     except OSError as error:
         raise _cannot(target, error) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return manifest
+
+
+class _Damaged(Exception):
+    """A stored file isn't what its snapshot says; `args[0]` says which."""
 
 
 def _copy(manifest: Manifest, tree: str, building: str) -> None:
@@ -46,20 +59,13 @@ def _copy(manifest: Manifest, tree: str, building: str) -> None:
         try:
             arrived = copy_file(os.fsencode(f"{tree}/{entry.path}"), os.fsencode(f"{building}/{entry.path}"), mode)
         except FileNotFoundError:
-            raise _damaged(tree, entry, "is missing") from None
+            raise _Damaged(f"`{tree}/{entry.path}` is missing") from None
         if arrived != (entry.size, entry.sha256):
-            raise _damaged(tree, entry, "is not the file that was frozen")
+            raise _Damaged(f"`{tree}/{entry.path}` is not the file that was frozen")
     # Last, so that no file is ever written through one.
     for entry in links:
         make_parents(building, entry.path, made)
         os.symlink(entry.target or "", f"{building}/{entry.path}")
-
-
-def _damaged(tree: str, entry: Entry, how: str) -> SnapshotError:
-    return SnapshotError(
-        f"the stored snapshot is damaged: `{tree}/{entry.path}` {how}",
-        "nothing was started; apply the job again from its tree to store the snapshot anew",
-    )
 
 
 def _cannot(target: Path, error: OSError) -> SnapshotError:

@@ -216,12 +216,17 @@ def _is_whole(stored: Path, manifest: Manifest) -> bool:
             if not expected(info.st_mode) or (entry.kind is not Kind.LINK and info.st_size != entry.size):
                 raise SnapshotError("another file", "")
     except (SnapshotError, OSError):
-        if os.path.lexists(stored):
-            aside = tempfile.mkdtemp(prefix=".damaged-", dir=stored.parent)
-            os.rename(stored, os.path.join(aside, "snapshot"))
-            shutil.rmtree(aside, ignore_errors=True)
+        discard(stored)
         return False
     return True
+
+
+def discard(stored: Path) -> None:
+    """Take a damaged snapshot out of the store, so that the next freeze of its tree stores it anew. Raises OSError."""
+    if os.path.lexists(stored):
+        aside = tempfile.mkdtemp(prefix=".damaged-", dir=stored.parent)
+        os.rename(stored, os.path.join(aside, "snapshot"))
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy_tree(root: Path, listing: Listing, store: Path) -> Manifest:

@@ -202,7 +202,7 @@ def test_a_tree_that_is_too_big_says_which_part_is(tree: Path, store: Path, monk
 
 
 def test_a_damaged_snapshot_is_refused_and_stored_anew(tree: Path, store: Path, tmp_path: Path) -> None:
-    """No changed, missing or truncated file reaches an attempt; freezing again heals what can be seen."""
+    """No changed, missing or truncated file reaches an attempt; freezing again stores all of it anew."""
     frozen = freeze(tree, (), store)
     copy = frozen.tree / "train.py"
     for damage, how in ((b"print('ho')\n", "is not the file"), (None, "is missing"), (b"", "is not the file")):
@@ -213,7 +213,7 @@ def test_a_damaged_snapshot_is_refused_and_stored_anew(tree: Path, store: Path, 
         with pytest.raises(SnapshotError, match=how):
             materialize(frozen.path, tmp_path / "work")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["project", "store"]
-    assert freeze(tree, (), store) == frozen
+        assert freeze(tree, (), store) == frozen
     materialize(frozen.path, tmp_path / "work")
     assert contents(tree) == contents(tmp_path / "work")
 
