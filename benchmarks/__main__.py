@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import runctl
-from benchmarks import planning, starting, state_writes, validation
+from benchmarks import agent, controller, first_line, planning, starting, state_writes, validation
 from benchmarks.table import Row, Settings, machine, markdown
 
 MEASUREMENTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "starting": starting.measure,
     "validation": validation.measure,
+    "first-line": first_line.measure,
+    "agent": agent.measure,
+    "controller": controller.measure,
     "planning": planning.measure,
     "state-writes": state_writes.measure,
 }

@@ -90,6 +90,7 @@ class SqliteStore:
         self._path = path
         self._alive = alive
         self._lock = threading.RLock()
+        self._listed: dict[str, Versioned] = {}
         with self._translated():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if (kind := remote(str(path.parent))) is not None:
@@ -306,8 +307,19 @@ class SqliteStore:
         return self._one("current = 1 AND name", name)
 
     def jobs(self) -> list[Versioned]:
-        rows = self._read("SELECT record, version, epoch FROM jobs WHERE current = 1 ORDER BY created, uid")
-        return [self._versioned(row) for row in rows]
+        # Listed whenever anything has changed: only the records that did are read and decoded.
+        heads = self._read("SELECT uid, version, epoch FROM jobs WHERE current = 1 ORDER BY created, uid")
+        with self._lock:
+            old, self._listed = self._listed, {}
+            for uid, version, epoch in heads:
+                known = old.get(uid)
+                if known is None or (known.version, known.epoch) != (version, epoch):
+                    try:
+                        known = self.get(uid)
+                    except NotFound:  # removed meanwhile
+                        continue
+                self._listed[uid] = known
+            return list(self._listed.values())
 
     def group_version(self, group: str) -> int:
         rows = self._read("SELECT version FROM groups WHERE name = ?", (group,))

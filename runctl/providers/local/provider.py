@@ -80,8 +80,9 @@ class LocalMachine:
         return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
 
     def glance(self, record: Record, attempt: Attempt) -> object:
-        run_dir = self._home.run_dir(record.uid, attempt.number)
-        return tuple(_mtime(run_dir / name) for name in ("state.json", "exit.json", "events.jsonl"))
+        # Called often, for every live job: plain strings, since building paths costs more than the look itself.
+        run_dir = f"{self._home.runs}/{record.uid}/{attempt.number:06d}"
+        return _mtime(f"{run_dir}/state.json"), _mtime(f"{run_dir}/exit.json"), _mtime(f"{run_dir}/events.jsonl")
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         with anyio.CancelScope(shield=True):
@@ -124,7 +125,9 @@ class LocalMachine:
 
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
         try:
-            write_orders(self._home.run_dir(record.uid, attempt), orders, epoch)
+            run_dir = self._home.run_dir(record.uid, attempt)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(write_orders, run_dir, orders, epoch)
         except OSError as error:
             raise ProviderError(_said(error)) from error
 
@@ -145,9 +148,9 @@ def _await_claim(run_dir: Path) -> None:
         time.sleep(0.002)
 
 
-def _mtime(path: Path) -> int:
+def _mtime(path: str) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
     except OSError:
         return 0
 
