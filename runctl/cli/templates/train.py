@@ -59,7 +59,7 @@ def main():
         print(f"epoch {epoch}/{EPOCHS} loss {loss:.4f}", flush=True)
         if stopping or epoch % EVERY == 0 or epoch == EPOCHS:
             save(epoch, [slope, offset])
-        time.sleep(0.5)
+        time.sleep(0.2)
     sys.exit(0)
 
 
