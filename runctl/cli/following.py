@@ -16,6 +16,9 @@ from runctl.store.interface import NotFound, Store
 # A flood of output is shown in pieces of this size, so that the rest of the view keeps moving.
 CHUNK_BYTES = 256 * 1024
 
+# Of what was printed before one attaches, no more than this is shown, however long its lines are.
+PAST_BYTES = 16 * 1024
+
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
     """What one look brought. `sight` is None when the job was deleted."""
@@ -52,7 +55,7 @@ class Follower:
         """Begin with the last lines of the attempt's output; its preparation isn't told again."""
         if self._attempt is not None:
             run_dir = self._home.run_dir(self.record.uid, self._attempt)
-            self._output = tail_offset(run_dir, count)
+            self._output = tail_offset(run_dir, count, PAST_BYTES)
             self._setup = setup_end(run_dir)
 
     def look(self, now: datetime) -> News:

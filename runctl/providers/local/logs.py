@@ -40,26 +40,27 @@ def output_end(run_dir: Path) -> int:
     return _end_of_segments(run_dir)
 
 
-def tail_offset(run_dir: Path, lines: int) -> int:
-    """The absolute offset at which the last `lines` lines begin."""
+def tail_offset(run_dir: Path, lines: int, most: int | None = None) -> int:
+    """The absolute offset at which the last `lines` lines begin, or of the last `most` bytes if that comes later."""
     end = position = output_end(run_dir)
+    least = 0 if most is None else max(0, end - most)
     wanted = lines + 1  # line ends that lie before the place, counting the last line's own
     if lines <= 0:
         return end
     if end and read_output(run_dir, end - 1, 1) != b"\n":
         wanted -= 1
-    while position > 0:
-        size = min(position, 64 * 1024)
+    while position > least:
+        size = min(position - least, READ_BYTES)
         block = b""
         while len(block) < size and (more := read_output(run_dir, position - size + len(block), size - len(block))):
             block += more
-        for index in range(len(block) - 1, -1, -1):
-            if block[index : index + 1] == b"\n":
-                wanted -= 1
-                if wanted == 0:
-                    return position - size + index + 1
+        index = len(block)
+        while (index := block.rfind(b"\n", 0, index)) >= 0:
+            wanted -= 1
+            if wanted == 0:
+                return position - size + index + 1
         position -= size
-    return 0
+    return least
 
 
 def _segments(run_dir: Path) -> list[tuple[int, int, Path]]:
