@@ -113,10 +113,14 @@ class Controller:
     async def _watch(self, linger: timedelta) -> None:
         """Turn changes of the store, of run directories and of time into keys of the queue."""
         idle_since: datetime | None = None
+        next_glance = anyio.current_time()
         while True:
             now = self._clock()
-            self._glance_at_store()
-            self._glance_at_runs()
+            # However often the queue wakes this loop, the world is glanced at in its own time.
+            if anyio.current_time() >= next_glance:
+                next_glance = anyio.current_time() + self._glance.total_seconds()
+                self._glance_at_store()
+                self._glance_at_runs()
             self._queue.due(now)
             if self.done:
                 idle_since = idle_since or now
@@ -124,7 +128,7 @@ class Controller:
                     return
             else:
                 idle_since = None
-            pause = self._glance.total_seconds()
+            pause = max(0.0, next_glance - anyio.current_time())
             due = self._queue.next_due()
             if due is not None:
                 pause = min(pause, max(0.0, (due - now).total_seconds()))

@@ -40,6 +40,7 @@ class LocalMachine:
     def __init__(self, home: Home, environ: Mapping[str, str]) -> None:
         self._home = home
         self._environ = dict(environ)
+        self._runs = str(home.runs)
 
     async def machine(self, record: Record) -> MachineSeen:
         now = datetime.now(UTC)
@@ -81,7 +82,7 @@ class LocalMachine:
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.
-        run_dir = f"{self._home.runs}/{record.uid}/{attempt.number:06d}"
+        run_dir = f"{self._runs}/{record.uid}/{attempt.number:06d}"
         return _mtime(f"{run_dir}/state.json"), _mtime(f"{run_dir}/exit.json"), _mtime(f"{run_dir}/events.jsonl")
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
