@@ -61,8 +61,8 @@ def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prep
     job = sourced.job
     root = find_root(Path(sourced.base), job.workdir)
     script = resolve_script(root, job.script)
-    skip = (root.workdir / job.checkpoint.dir, home.root, Path(sourced.file).absolute())
-    snapshot = freeze(root.root, job.sync_exclude, home.code, skip=skip)
+    skip, manifest = (root.workdir / job.checkpoint.dir, home.root), Path(sourced.file).absolute()
+    snapshot = freeze(root.root, job.sync_exclude, home.code, skip=skip, manifest=manifest)
     path = environ.get("PATH", os.defpath)
     python = find_interpreter(path)
     source = Source(

@@ -70,21 +70,15 @@ def list_files(
 ) -> Listing:
     """The files of the tree at `root` that belong to a job.
 
-    `exclude` are patterns as in an ignore file at the root; `skip` are absolute paths of files and directories that
-    never belong to one (runctl's own state, the manifest). The walk ends early when more than `limit` files are found.
-    Raises TreeError naming what can't be read.
+    `exclude` are patterns as in an ignore file at the root; `skip` are absolute directories that are never entered
+    (runctl's own state). The walk ends early when more than `limit` files are found. Raises TreeError naming what
+    can't be read.
     """
     top = os.fsencode(os.path.realpath(root))
-    walk = _Walk(top, frozenset(place for path in skip for place in _places(os.fsencode(path))), environ)
+    walk = _Walk(top, tuple(os.fsencode(os.path.realpath(path)) for path in skip), environ)
     walk.run(exclude, limit)
     walk.files.sort(key=lambda file: file.path)
     return Listing(files=tuple(walk.files), warnings=tuple(walk.warnings))
-
-
-def _places(path: bytes) -> tuple[bytes, bytes]:
-    """Where a path really leads, and where it really lies: two places if it is a symlink."""
-    directory, name = os.path.split(path)
-    return os.path.realpath(path), os.path.join(os.path.realpath(directory), name)
 
 
 def explain(
@@ -95,7 +89,7 @@ def explain(
     environ: Mapping[str, str] = os.environ,
 ) -> Rule | None:
     """The rule by which `path` (of a file, relative to the root) doesn't belong to a job; None where none does."""
-    walk = _Walk(os.fsencode(root), frozenset(), environ)
+    walk = _Walk(os.fsencode(root), (), environ)
     scope = walk.outermost(exclude)
     parts = os.fsencode(path).split(b"/")
     above: Rule | None = None
@@ -142,7 +136,7 @@ def _decide(scope: _Scope, path: bytes, *, is_directory: bool) -> tuple[_Verdict
 
 
 class _Walk:
-    def __init__(self, root: bytes, skip: frozenset[bytes], environ: Mapping[str, str]) -> None:
+    def __init__(self, root: bytes, skip: tuple[bytes, ...], environ: Mapping[str, str]) -> None:
         self._root = root
         self._skip = skip
         self._environ = environ
@@ -165,11 +159,11 @@ class _Walk:
                 path = prefix + entry.name
                 is_directory = entry.is_dir(follow_symlinks=False)
                 verdict, _ = _decide(scope, path, is_directory=is_directory)
-                if verdict is _Verdict.DROP or os.path.join(self._root, path) in self._skip:
+                if verdict is _Verdict.DROP:
                     continue
                 if not is_directory:
                     self._take(entry, path)
-                else:
+                elif os.path.join(self._root, path) not in self._skip:
                     only_tracked = verdict is _Verdict.DROP_UNTRACKED
                     inner = msgspec.structs.replace(scope, only_tracked=True) if only_tracked else scope
                     pending.append((path, inner))

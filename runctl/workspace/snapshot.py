@@ -57,30 +57,39 @@ _Reader = Callable[[bytes, str, int], tuple[int, str]]
 """(source, path in the tree, mode) → (size, sha256)."""
 
 
-def freeze(root: Path, exclude: tuple[str, ...], store: Path, *, skip: tuple[Path, ...] = ()) -> Snapshot:
+def freeze(
+    root: Path,
+    exclude: tuple[str, ...],
+    store: Path,
+    *,
+    skip: tuple[Path, ...] = (),
+    manifest: Path | None = None,
+) -> Snapshot:
     """Store the files of `root` that belong to a job, unless the store has them already.
 
-    `exclude` are `sync.exclude`'s patterns, relative to the root; `skip` are files and directories that aren't code
-    (the store itself never is). Manifests aren't, either: one may be changed, a cap raised, without its own or another
-    one's job becoming a job of other code. A file that changes meanwhile is stored as it was copied, and hashed as it
-    was copied. Raises SnapshotError and TreeError, naming every file that is in the way.
+    `exclude` are `sync.exclude`'s patterns, relative to the root; `skip` are directories that are never entered (the
+    store itself never is). `manifest`, the job's own, isn't code, nor is any file that says of itself that it is one:
+    they may be changed, a cap raised, without a job becoming a job of other code. A file that changes meanwhile is
+    stored as it was copied, and hashed as it was copied. Raises SnapshotError and TreeError, naming every file that is
+    in the way.
     """
     skipped = tuple(str(path) for path in (store, *skip))
     for _ in range(_TRIES):
-        listing = _without_manifests(root, list_files(root, exclude, skip=skipped, limit=_COUNTED_AT_MOST))
+        listing = list_files(root, exclude, skip=skipped, limit=_COUNTED_AT_MOST)
+        listing = _without_manifests(root, listing, manifest)
         _check_limits(listing)
         try:
-            manifest, warnings = _read_tree(root, listing, lambda source, path, mode: hash_file(source))
-            stored = store / manifest.code_hash
-            if not _is_whole(stored, manifest):
-                manifest = _copy_tree(root, listing, store)
-                stored = store / manifest.code_hash
+            frozen, warnings = _read_tree(root, listing, lambda source, path, mode: hash_file(source))
+            stored = store / frozen.code_hash
+            if not _is_whole(stored, frozen):
+                frozen = _copy_tree(root, listing, store)
+                stored = store / frozen.code_hash
         except _Changing:
             continue
         return Snapshot(
-            code_hash=manifest.code_hash,
-            files=len(manifest.entries),
-            bytes=manifest.bytes,
+            code_hash=frozen.code_hash,
+            files=len(frozen.entries),
+            bytes=frozen.bytes,
             path=stored,
             warnings=(*listing.warnings, *warnings),
         )
@@ -90,13 +99,19 @@ def freeze(root: Path, exclude: tuple[str, ...], store: Path, *, skip: tuple[Pat
     )
 
 
-def _without_manifests(root: Path, listing: Listing) -> Listing:
-    """The listing without what says of itself that it is a manifest."""
-    return msgspec.structs.replace(listing, files=tuple(file for file in listing.files if not _declares(root, file)))
+def _without_manifests(root: Path, listing: Listing, own: Path | None) -> Listing:
+    """The listing without the job's own manifest, and without what says of itself that it is one."""
+    top = os.path.realpath(root)
+    place = os.path.join(os.path.realpath(own.parent), own.name) if own is not None else None
+
+    def is_code(file: Found) -> bool:
+        path = os.path.join(top, os.fsdecode(file.path))
+        return path != place and not _declares(path, file)
+
+    return msgspec.structs.replace(listing, files=tuple(file for file in listing.files if is_code(file)))
 
 
-def _declares(root: Path, file: Found) -> bool:
-    path = os.path.join(root, os.fsdecode(file.path))
+def _declares(path: str, file: Found) -> bool:
     if not stat.S_ISREG(file.mode) or recognise(path, b"") is Recognition.OTHER_NAME:
         return False
     try:

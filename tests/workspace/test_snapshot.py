@@ -263,13 +263,15 @@ def test_a_big_file_is_copied_whole(tree: Path, store: Path, tmp_path: Path) -> 
 
 
 def test_a_manifest_is_not_code(tree: Path, store: Path) -> None:
-    """Manifests, by their `apiVersion` or as the one that is applied, can change without the code being other code."""
+    """Manifests, by their `apiVersion` or as the job's own, can change without the code being other code."""
     before = freeze(tree, (), store)
     (tree / "job.yaml").write_text("apiVersion: runctl/v1\nname: job\nscript: train.py\n")
-    (tree / "pkg/short.yml").write_text("name: short\nscript: train.py\n")
-    (tree / "linked.yaml").symlink_to(store.parent / "elsewhere.yaml")
-    (tree / "data.yaml").symlink_to("job.yaml")
-    skip = (tree / "pkg/short.yml", tree / "linked.yaml", tree / "data.yaml")
-    assert freeze(tree, (), store, skip=skip) == before
+    (tree / "pkg/job.yml").write_text('# a comment\n{"apiVersion": "runctl/v1", "name": "other"}\n')
+    own = tree / "pkg/short.yml"
+    own.write_text("name: short\nscript: train.py\n")
+    assert freeze(tree, (), store, manifest=own) == before
+    own.unlink()
+    own.symlink_to(store.parent / "elsewhere.yaml")
+    assert freeze(tree, (), store, manifest=own) == before
     (tree / "settings.yaml").write_text("name: short\nscript: train.py\n")
-    assert freeze(tree, (), store, skip=skip).code_hash != before.code_hash
+    assert freeze(tree, (), store, manifest=own).code_hash != before.code_hash
