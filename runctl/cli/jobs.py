@@ -46,14 +46,16 @@ def opened_to_read() -> Iterator[tuple[Home, Store | None]]:
 
 
 def find(store: Store | None, name: str) -> Versioned:
-    """The current run of that name. Raises a `Failure` that says which name was probably meant."""
+    """The current run of that name, or the run of that uid. Raises a `Failure` that says which name was probably
+    meant."""
     from runctl.store.interface import NotFound
 
     if store is not None:
-        try:
-            return store.current(name)
-        except NotFound:
-            pass
+        for get in (store.current, store.get):
+            try:
+                return get(name)
+            except NotFound:
+                continue
     raise Failure(ExitCode.INVALID, f"no job `{name}`", hint=_advice(store, name))
 
 

@@ -29,6 +29,7 @@ def document(sight: Sight) -> Json:
         "message": outcome.message if outcome else (stopped.message if stopped else None),
         "group": record.group,
         "labels": record.job.labels,
+        "spec": _spec(record),
         "created_at": stamp(record.created_at),
         "finished_at": stamp(outcome.at) if outcome else None,
         "waiting_for": sight.waiting_for or None,
@@ -49,6 +50,24 @@ def document(sight: Sight) -> Json:
         "warnings": list(standing(record, sight.now)),
         "progress": _progress(sight),
         "checkpoints": {"count": sight.durable, "newest": _checkpoint(sight.checkpoint)},
+    }
+
+
+def _spec(record: Record) -> Json:
+    """What runs, of the newest generation. Secrets are named in the manifest, and their values are nowhere."""
+    job, source = record.job, record.generation.source
+    return {
+        "script": job.script,
+        "args": list(job.args),
+        "env": dict(job.env),
+        "secrets": [secret.name for secret in job.secrets],
+        "code": {
+            "hash": source.code_hash,
+            "files": source.files,
+            "bytes": source.bytes,
+            "root": source.root,
+            "workdir": source.workdir,
+        },
     }
 
 
