@@ -125,7 +125,9 @@ class Controller:
             if self.done:
                 idle_since = idle_since or now
                 if now - idle_since >= linger:
-                    return
+                    self._glance_at_store()
+                    if self.done:
+                        return
             else:
                 idle_since = None
             pause = max(0.0, next_glance - anyio.current_time())
