@@ -20,7 +20,7 @@ from runctl.agent.hostlock import DIRECTORY_VARIABLE, LockUnusable, recorded_hol
 from runctl.agent.processes import is_alive
 from runctl.home import Home
 from runctl.planner.actions import Launch
-from runctl.planner.observed import Holder, MachineSeen
+from runctl.planner.observed import Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
@@ -41,6 +41,7 @@ class LocalMachine:
         self._home = home
         self._environ = dict(environ)
         self._runs = str(home.runs)
+        self._watchers: dict[str, tuple[int, ...]] = {}
 
     async def machine(self, record: Record) -> MachineSeen:
         now = datetime.now(UTC)
@@ -78,12 +79,19 @@ class LocalMachine:
         now = datetime.now(UTC)
         run_dir = self._home.run_dir(record.uid, attempt.number)
         seen = seeing.look(run_dir, spec.run_id(record, attempt), now)
+        if isinstance(seen, Live | Starting):
+            self._watchers[record.uid] = seeing.watchers(run_dir)
+        else:
+            self._watchers.pop(record.uid, None)
         return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.
         run_dir = f"{self._runs}/{record.uid}/{attempt.number:06d}"
-        return _mtime(f"{run_dir}/state.json"), _mtime(f"{run_dir}/exit.json"), _mtime(f"{run_dir}/events.jsonl")
+        # Guardian and agent killed together leave no trace in any file.
+        alive = tuple(_exists(pid) for pid in self._watchers.get(record.uid, ()))
+        mtimes = _mtime(f"{run_dir}/state.json"), _mtime(f"{run_dir}/exit.json"), _mtime(f"{run_dir}/events.jsonl")
+        return mtimes, alive
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         with anyio.CancelScope(shield=True):
@@ -147,6 +155,16 @@ def _await_claim(run_dir: Path) -> None:
     until = time.monotonic() + CLAIM_SECONDS
     while time.monotonic() < until and not any((run_dir / name).exists() for name in ("claim.json", "exit.json")):
         time.sleep(0.002)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _mtime(path: str) -> int:

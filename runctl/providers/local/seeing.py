@@ -48,7 +48,14 @@ def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
         return _ended(exit_record, run_dir, now)
     if carriers(run_id, table()):
         return Starting(as_of=now)
-    return _dead(claim, state, now)
+    return _dead(claim, state, run_dir, now)
+
+
+def watchers(run_dir: Path) -> tuple[int, ...]:
+    """The pids of the attempt's guardian and agent, as far as they have written them down."""
+    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
+    found = (_object(_object(claim).get("guardian")).get("pid"), _object(_object(state).get("agent")).get("pid"))
+    return tuple(pid for pid in found if isinstance(pid, int) and pid > 0)
 
 
 def _unclaimed(claim: Path, run_id: str, now: datetime) -> AttemptSeen:
@@ -196,12 +203,11 @@ def _ended(record: Json, run_dir: Path, now: datetime) -> AttemptSeen:
         reason = EndReason.LOST
     if reason is EndReason.LOST:
         code = signal = None
-    checkpoints = _object(record.get("checkpoints"))
+    durable = _whole(_object(record.get("checkpoints")).get("durable")) or 0
     newest = checkpoint_ref(record.get("newest_durable"))
-    if newest is None and reason is EndReason.LOST:
-        state = read_json(run_dir / "state.json")
-        checkpoints = _object(_object(state).get("checkpoints"))
-        newest = checkpoint_ref(checkpoints.get("newest_durable"))
+    if reason is EndReason.LOST:
+        noted, count = _noted(run_dir)
+        newest, durable = _newer(newest, noted), max(durable, count)
     return Ended(
         as_of=now,
         end=AttemptEnd(
@@ -215,20 +221,41 @@ def _ended(record: Json, run_dir: Path, now: datetime) -> AttemptSeen:
         started_at=instant(record.get("started_at")),
         ended_at=instant(record.get("ended_at")) or now,
         active=_number(record.get("active")),
-        durable=_whole(checkpoints.get("durable")) or 0,
+        durable=durable,
         newest=newest,
         held_by=_text(_object(record.get("holder")).get("job")),
     )
 
 
-def _dead(claim: Json, state: Json | None, now: datetime) -> AttemptSeen:
+def _dead(claim: Json, state: Json | None, run_dir: Path, now: datetime) -> AttemptSeen:
     state = state or {}
     checkpoints = _object(state.get("checkpoints"))
+    noted, count = _noted(run_dir)
     return Dead(
         as_of=now,
         started_at=instant(state.get("started_at")) or instant(claim.get("claimed_at")),
         last_seen=instant(state.get("heartbeat")) or instant(claim.get("claimed_at")),
         active=_number(state.get("active")),
-        durable=_whole(checkpoints.get("durable")) or 0,
-        newest=checkpoint_ref(checkpoints.get("newest_durable")),
+        durable=max(_whole(checkpoints.get("durable")) or 0, count),
+        newest=_newer(checkpoint_ref(checkpoints.get("newest_durable")), noted),
     )
+
+
+def _noted(run_dir: Path) -> tuple[CheckpointRef | None, int]:
+    """The newest durable checkpoint of an agent's journal, and how many it has noted: each line is on the disk before
+    anybody hears of it, while the state is written now and then."""
+    durable: dict[tuple[int, int], CheckpointRef] = {}
+    count = 0
+    for line in read_lines(run_dir / "checkpoints.jsonl"):
+        ref = checkpoint_ref(line)
+        if line.get("status") == "pruned":
+            durable = {key: kept for key, kept in durable.items() if key != (line.get("attempt"), line.get("seq"))}
+        elif line.get("status") == "durable" and ref is not None:
+            durable[ref.attempt, ref.seq] = ref
+            count += 1
+    return (durable[max(durable)] if durable else None), count
+
+
+def _newer(one: CheckpointRef | None, other: CheckpointRef | None) -> CheckpointRef | None:
+    known = [ref for ref in (one, other) if ref is not None]
+    return max(known, key=lambda ref: (ref.attempt, ref.seq), default=None)
