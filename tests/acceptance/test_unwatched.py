@@ -1,0 +1,89 @@
+"""N21: limits hold with nobody at the terminal, no controller, and no laptop open."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from .machine import PATIENCE, Machine
+from .scripts import alive, durable, job
+
+SAVES = """
+def end(number, frame):
+    save("step-99.json", b'{"last": true}')
+    tell("drained")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+tell("on")
+for number in range(1000):
+    tell("alive")
+    if "saves" in sys.argv:
+        save(f"step-{number}.json")
+    time.sleep(0.2)
+"""
+
+DOLLAR_A_SECOND = {"hourly_rate": "3600 USD"}
+LIMITS = {
+    "cap": ({"instance": DOLLAR_A_SECOND, "cost": {"cap": "8 USD"}, "args": ["saves"]}, "CapReached", 3),
+    "deadline": ({"checkpoint": {"deadline": "2s", "every": "1s", "on_deadline": "fail", "grace": "1s"}},
+                 "CheckpointOverdue", 5),
+    "duration": ({"limits": {"duration": "3s"}, "args": ["saves"]}, "DurationReached", 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_N21_limits_hold_when_every_controller_is_killed(machine: Machine, limit: str) -> None:
+    """The terminal hangs up, what takes over is killed for good: the agent alone ends the training in time, with its
+    last save; whoever asks later is told the truth, and nothing is started again."""
+    fields, outcome, code = LIMITS[limit]
+    given = {"checkpoint": {"every": "1 steps", "grace": "1s"}, **fields}
+    controller = machine.start("apply", job(machine, SAVES, **given), "--wait")
+    machine.until(lambda: machine.told("on"), "the start")
+    os.killpg(controller.pid, signal.SIGHUP)
+    background = machine.until(lambda: _background(machine, controller.pid), "a controller in the background")
+    controller.kill()
+    os.kill(background, signal.SIGKILL)
+    (on,) = machine.told("on")
+    machine.until(lambda: not alive(on["pid"]), "the end of the training", 15)
+    machine.quiet(5)
+    seconds = max(each["at"] for each in machine.told()) - on["at"]
+    assert seconds < 8, "a dollar a second, a cap of 8; the others come earlier"
+    assert machine.told("drained")
+    assert machine.run("wait", "job").code == code
+    status = machine.status()
+    assert (status["outcome"], len(status["attempts"])) == (outcome, 1)
+    assert [path.name for path in durable(machine)][-1] == "step-99.json"
+    if limit == "cap":
+        assert seconds <= float(status["cost"]["spent"]) + 0.01 <= 8.01
+
+
+def _background(machine: Machine, not_pid: int) -> int | None:
+    """Who holds the job now, if it isn't that process any more."""
+    try:
+        pid = int((machine.home / "controller.pid").read_text())
+        return pid if pid != not_pid and psutil.pid_exists(pid) else None
+    except (OSError, ValueError):
+        return None
+
+
+def test_N21_a_host_that_shuts_down_saves_first(machine: Machine) -> None:
+    """SIGTERM to the agent, as a shutdown sends it: the training saves, its attempt ends as an interruption, and the
+    next `apply` goes on from that save."""
+    code = """
+tell("on", resumed=os.environ.get("RUNCTL_RESUME_FROM"))
+def end(number, frame):
+    save("step-5.json")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+if "RUNCTL_RESUME_FROM" not in os.environ:
+    time.sleep(120)
+"""
+    attached = machine.start("apply", job(machine, code), "--wait")
+    machine.until(lambda: machine.told("on") and machine.agent_pids().get("training"), "the start")
+    os.kill(machine.agent_pids()["agent"], signal.SIGTERM)
+    assert attached.wait(PATIENCE) == 0
+    assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.json"]
+    assert machine.status()["outcome"] == "Succeeded"
