@@ -327,11 +327,12 @@ async def test_orders_that_could_not_be_written(world: World) -> None:
 async def test_a_clean_up_that_fails_is_tried_again(world: World) -> None:
     """The record goes last: what is left on the machine is still known of."""
     (uid,) = create(world, job())
-    world.machine.forget_trouble = [ProviderError("busy")]
+    world.machine.forget_trouble = [ProviderError("busy")] * 1000
     ask(world, uid, DeleteJob(at=T0, checkpoints=False))
     async with world.controller() as running:
         await until(lambda: bool(world.troubles))
         assert not gone(world, uid)
+        world.machine.forget_trouble.clear()
         world.clock.move(seconds=1.1)
         await until(lambda: running.ended)
     assert gone(world, uid)
@@ -369,7 +370,7 @@ async def test_a_controller_without_the_secrets_yields_to_one_that_has_them(worl
         await until(lambda: training(world, other))
         await until(lambda: world.store.lease(waiting) is None and bool(world.record(waiting).conditions))
         batches = first.store.batches
-        await anyio.sleep(0.05)
+        await anyio.sleep(0.2)
         assert first.store.batches - batches <= 2
         world.machine.end(other)
         async with world.controller(environ={"TOKEN": "t"}, only=[waiting]):
