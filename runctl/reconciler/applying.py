@@ -18,7 +18,7 @@ from runctl.manifest.job import Job, SourcedJob
 from runctl.planner.reapply import Decision, Reapply, decide
 from runctl.planner.record import Desired, Event, Generation, Phase, Record, Source
 from runctl.planner.requests import Apply
-from runctl.store.interface import Ask, Create, NotFound, Store, Versioned, done
+from runctl.store.interface import Ask, Create, NameTaken, NotFound, Store, Versioned, done
 from runctl.workspace.environment import Place, recipe
 from runctl.workspace.interpreter import find_interpreter
 from runctl.workspace.manifest import read_manifest
@@ -117,8 +117,12 @@ def submit(
     """Create the jobs, or ask for the changes, all in one durable transaction.
 
     The caller has refused what needs `--replace` or `--rerun`. Raises `NameTaken` if another process created a job
-    of that name meanwhile, and `StoreUnavailable`.
+    of that name meanwhile or one is still being deleted, and `StoreUnavailable`.
     """
+    for proposal in proposals:
+        if proposal.found is not None and proposal.found.record.desired is Desired.DELETED:
+            # Superseded, it would be in nobody's list any more, and its attempt and files in nobody's care.
+            raise NameTaken(f"`{proposal.prepared.job.name}` is being deleted; apply again when it is gone")
     group = _group(proposals)
     writes: list[Create | Ask] = []
     submitted = []
