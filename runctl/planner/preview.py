@@ -163,7 +163,7 @@ def _layers(job: Job) -> str:
         return ""
     return (
         "the controller, and the agent beside the training even with the controller dead; "
-        "not covered: this machine's own power, which is billed to nobody here once the attempt has ended"
+        "not covered: somebody who freezes the agent and its guardian"
     )
 
 
