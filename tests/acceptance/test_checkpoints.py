@@ -1,0 +1,194 @@
+"""R2, R4, X2 and trainings that save badly: what counts as a checkpoint, who hears of it, and what a resume accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.terminal import Terminal
+
+from .machine import Machine
+from .scripts import durable, events, job
+
+# Writes a whole and a broken file of each format, each under its final name.
+FORMATS = """
+import io, struct, zipfile
+import numpy as np
+
+def torch_like():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("model/data.pkl", b"\\x80\\x02}q\\x00.")
+        archive.writestr("model/version", b"3\\n")
+        archive.writestr("model/data/0", bytes(4096))
+    return buffer.getvalue()
+
+def npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, w=np.arange(4096.0))
+    return buffer.getvalue()
+
+def safetensors():
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1024], "data_offsets": [0, 4096]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4096)
+
+made = {"pt": torch_like(), "npz": npz(), "safetensors": safetensors()}
+for suffix, content in made.items():
+    save(f"epoch-1.{suffix}", content)
+    save(f"epoch-2.{suffix}", content[:-100])
+time.sleep(2.5)
+"""
+
+
+def test_R2_only_whole_checkpoints_count(machine: Machine) -> None:
+    """Of torch, npz and safetensors files the whole ones are durable, byte for byte; the cut ones are listed as
+    invalid with the reason, are said at once, and are nothing to go on from."""
+    done = machine.run("apply", job(machine, FORMATS, checkpoint={"keep": 9}), "--wait")
+    assert done.code == 0, done
+    listed = json.loads(machine.run("checkpoints", "job", "-o", "json").out)
+    assert {each["name"]: each["status"] for each in listed} == {
+        f"epoch-{epoch}.{suffix}": status
+        for suffix in ("pt", "npz", "safetensors")
+        for epoch, status in ((1, "durable"), (2, "invalid"))
+    }
+    assert all(each["detail"] for each in listed if each["status"] == "invalid")
+    assert "epoch-2.npz" in done.err
+    assert machine.status()["checkpoints"]["count"] == 3
+    copies = {path.name: path for path in durable(machine)}
+    assert set(copies) == {"epoch-1.pt", "epoch-1.npz", "epoch-1.safetensors"}
+    assert np.load(copies["epoch-1.npz"])["w"][-1] == 4095
+    verified = machine.run("checkpoints", "verify", "job")
+    assert verified.code == 0, verified
+    copies["epoch-1.pt"].write_bytes(copies["epoch-1.pt"].read_bytes()[:-1] + b"x")
+    assert machine.run("checkpoints", "verify", "job").code == 1
+
+
+def test_R2_the_users_own_command_decides(machine: Machine) -> None:
+    """`format: {command: …}`: what it accepts is durable, what it refuses is not, with its words as the reason."""
+    machine.write(
+        "judge.py", "import sys\nsys.exit(0 if open(sys.argv[1]).read() == 'good' else 'not what I call good')\n"
+    )
+    code = "save('epoch-1.bin', b'good')\nsave('epoch-2.bin', b'bad')\ntime.sleep(2.2)\n"
+    form = {"format": {"command": ["python3", str(machine.project / "judge.py"), "{}"]}}
+    assert machine.run("apply", job(machine, code, checkpoint=form), "--wait").code == 0
+    listed = {each["name"]: each for each in json.loads(machine.run("checkpoints", "job", "-o", "json").out)}
+    assert (listed["epoch-1.bin"]["status"], listed["epoch-2.bin"]["status"]) == ("durable", "invalid")
+    assert "not what I call good" in listed["epoch-2.bin"]["detail"]
+
+
+def test_R4_each_durable_checkpoint_is_told(machine: Machine) -> None:
+    """On the terminal while the training runs, and as an event; the newest stands in the status."""
+    code = """
+for epoch in (1, 2, 3):
+    save(f"epoch-{epoch}.json")
+    while not os.path.exists(os.environ["WORLD"] + f"/go-{epoch}"):
+        time.sleep(0.02)
+"""
+    manifest = job(machine, code)
+    with Terminal(machine, "apply", manifest) as terminal:
+        for epoch in (1, 2, 3):
+            terminal.until(f"CheckpointSaved: `epoch-{epoch}.json`")
+            assert machine.status()["checkpoints"]["newest"]["epoch"] == epoch
+            (machine.world / f"go-{epoch}").touch()
+        assert terminal.end() == 0
+    told = [each["message"] for each in events(machine) if each["reason"] == "CheckpointSaved"]
+    assert [message.split("`")[1] for message in told] == ["epoch-1.json", "epoch-2.json", "epoch-3.json"]
+
+
+def test_R4_a_script_that_saves_faster_than_its_files_settle_has_durable_ones(machine: Machine) -> None:
+    """Ten opaque files a second, of which one is kept: some are durable long before the end, as a crash shows."""
+    code = """
+for step in range(1000):
+    save(f"step-{step}.bin", b"%d" % step)
+    time.sleep(0.1)
+"""
+    manifest = job(machine, code, checkpoint={"every": "1 steps", "keep": 1, "grace": "1s"})
+    assert machine.run("apply", manifest, "--no-wait").code == 0
+    machine.until(lambda: durable(machine), "a durable checkpoint", 10)
+    assert machine.run("cancel", "job").code == 0
+
+
+def test_ten_thousand_checkpoints_are_no_burden(machine: Machine) -> None:
+    """All are counted, the newest are durable, no more than `keep` lie on the disk, and it ends in time."""
+    code = """
+folder = os.environ["RUNCTL_CHECKPOINT_DIR"]
+for step in range(10_000):
+    with open(f"{folder}/step-{step:05d}.json", "w") as file:
+        file.write('{"step": %d}' % step)
+tell("saved")
+"""
+    done = machine.run(
+        "apply", job(machine, code, checkpoint={"every": "1 steps", "grace": "2s"}), "--wait", timeout=30
+    )
+    assert done.code == 0, done
+    kept = [json.loads(path.read_text())["step"] for path in durable(machine)]
+    assert kept == [9997, 9998, 9999]
+    assert machine.status()["checkpoints"]["newest"]["step"] == 9999
+    assert len(machine.run("checkpoints", "job").out.splitlines()) < 100
+    assert len(done.err) < 20_000
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_X2_a_checkpoint_that_is_not_what_was_saved_is_never_a_restart_from_zero(machine: Machine, damage: str) -> None:
+    """The durable copy is gone, or changed by a byte: going on ends with exit 1 before the script's first line."""
+    code = """
+tell("on", resumed=os.environ.get("RUNCTL_RESUME_FROM"))
+save("epoch-1.npz.json", b'{"weights": [1, 2, 3]}')
+time.sleep(120)
+"""
+    manifest = job(machine, code, checkpoint={"grace": "1s"})
+    assert machine.run("apply", manifest, "--no-wait").code == 0
+    machine.until(lambda: durable(machine), "a durable checkpoint")
+    assert machine.run("stop", "job").code == 0
+    (copy,) = {path.parent.parent for path in durable(machine)}
+    (file,) = copy.glob("data/*")
+    content = file.read_bytes()
+    if damage == "missing":
+        os.rename(copy, machine.root / "elsewhere")
+    else:
+        file.write_bytes(content.replace(b"2", b"7"))
+    done = machine.run("apply", manifest, "--wait")
+    assert done.code == 1, done
+    assert "checkpoint" in done.err
+    assert len(machine.told("on")) == 1, "the script started over"
+    status = machine.status()
+    assert (status["outcome"], status["exit_code"]) == ("Failed", None)
+    assert "StartFailed" in status["reason"]
+
+
+@pytest.mark.parametrize("resume", ["no/such.npz", "cut.npz", "loop.npz", "folder"])
+def test_X2_a_named_checkpoint_that_cannot_be_used_is_an_error(machine: Machine, resume: str) -> None:
+    """`checkpoint.resume` names what is missing, damaged, a loop or empty: the script never runs."""
+    whole = machine.project / "whole.npz"
+    np.savez(whole, w=np.arange(100.0))
+    (machine.project / "cut.npz").write_bytes(whole.read_bytes()[:-30])
+    (machine.project / "loop.npz").symlink_to("loop.npz")
+    (machine.project / "folder").mkdir()
+    manifest = job(
+        machine, "tell('on')", checkpoint={"resume": resume, "format": "npz"}, sync={"exclude": ["loop.npz"]}
+    )
+    done = machine.run("apply", manifest, "--wait")
+    assert done.code in (1, 2), done
+    assert resume in done.err
+    assert "Traceback" not in done.err
+    assert not machine.told("on")
+
+
+def test_X2_a_named_checkpoint_is_handed_to_the_script(machine: Machine) -> None:
+    """A whole one arrives, by the variable and by `resume_arg`, with the same bytes."""
+    whole = machine.project / "whole.npz"
+    np.savez(whole, w=np.arange(100.0))
+    code = """
+import numpy as np
+path = os.environ["RUNCTL_RESUME_FROM"]
+tell("on", argv=sys.argv[1:] == ["--resume", path], last=float(np.load(path)["w"][-1]))
+"""
+    manifest = job(machine, code, checkpoint={"resume": "whole.npz", "resume_arg": "--resume"})
+    done = machine.run("apply", manifest, "--wait")
+    assert done.code == 0, done
+    (told,) = machine.told("on")
+    assert (told["argv"], told["last"]) == (True, 99.0)
+    assert Path(whole).exists()
