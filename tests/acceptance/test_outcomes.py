@@ -73,7 +73,7 @@ def test_E5_a_killed_agent_is_lost_and_retried_never_a_success(machine: Machine,
     first = machine.told("start")[0]["pid"]
     _kill(machine, *roles)
     machine.until(lambda: not psutil.pid_exists(first), "the end of the training", 10)
-    # A controller that follows answers within seconds, well before its next heartbeat (15 s); the retry is a second later.
+    # A controller that follows answers at once, not at its next heartbeat (15 s); the retry is a second later.
     machine.until(lambda: len(machine.told("start")) == 2, "the next attempt", 10)
     assert attached.wait(PATIENCE) == 1
     status = machine.status()

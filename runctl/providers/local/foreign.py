@@ -11,16 +11,26 @@ import subprocess
 import time
 from pathlib import Path
 
+import msgspec
+
 from runctl.agent.processes import LINUX, RUN_ID_VARIABLE, Process, environment_of, table
 from runctl.planner.observed import Foreign
 
-MIN_AGE_SECONDS = 30.0
-MIN_CPU_SHARE = 0.5
 GPU_QUERY_SECONDS = 5.0
 TRAINERS = ("python", "torchrun", "accelerate", "deepspeed", "julia", "pypy")
 
 
-def foreign_trainings(spare_sessions_of: int) -> tuple[Foreign, ...]:
+class Busyness(msgspec.Struct, frozen=True):
+    """What makes a training of a process: `share` of a core, as a mean over its life of at least `age` seconds."""
+
+    age: float
+    share: float
+
+
+TRAINING = Busyness(age=30.0, share=0.5)
+
+
+def foreign_trainings(spare_sessions_of: int, least: Busyness = TRAINING) -> tuple[Foreign, ...]:
     """Foreign trainings, GPU users first. `spare_sessions_of`: a pid whose ancestors' sessions are not looked at.
 
     Linux only: elsewhere nothing is known of other processes' sessions, and nothing is reported.
@@ -39,7 +49,7 @@ def foreign_trainings(spare_sessions_of: int) -> tuple[Foreign, ...]:
         on_gpu = process.pid in gpu
         age = uptime - int(process.start) / ticks
         share = process.cpu / age if age > 0 else 0.0
-        if not on_gpu and (age < MIN_AGE_SECONDS or share < MIN_CPU_SHARE):
+        if not on_gpu and (age < least.age or share < least.share):
             continue
         command = _command(process.pid)
         if not on_gpu and not _trains(command):
@@ -47,7 +57,7 @@ def foreign_trainings(spare_sessions_of: int) -> tuple[Foreign, ...]:
         if _session(process.pid) in spared or _is_ours(process.pid):
             continue
         evidence = "uses the GPU" if on_gpu else f"{share:.0%} of a core since its start"
-        found.append(Foreign(pid=process.pid, command=" ".join(command)[:80], evidence=evidence))
+        found.append(Foreign(pid=process.pid, command=_shown(command), evidence=evidence))
     return tuple(sorted(found, key=lambda f: (not f.evidence.startswith("uses the GPU"), f.pid)))
 
 
@@ -67,6 +77,11 @@ def _command(pid: int) -> list[str]:
         return []
     text = raw.decode(errors="replace").replace("\x1b", "?")
     return [part for part in text.split("\0") if part]
+
+
+def _shown(command: list[str]) -> str:
+    """Short enough for a line, with the script's name in it: paths by their last part."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in command)[:80]
 
 
 def _session(pid: int) -> int:
