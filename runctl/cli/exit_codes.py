@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     CHANGES = 12
     DEFECT = 70
     INTERRUPTED = 130
+    READER_GONE = 141
 
 
 # The worst comes first: what needs a person's look outweighs what a later `apply` mends.

@@ -96,7 +96,7 @@ def _report(error: Exception) -> int:
 def _nobody_reads() -> int:
     """The reader of a pipe went away: end as a program does that died of it, without a word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + 13
+    return ExitCode.READER_GONE
 
 
 if __name__ == "__main__":
