@@ -318,7 +318,8 @@ def _policy_ignored(spec: Spec, observed: Observed) -> List[Action]:
     few = observed.intervals >= FEW_AFTER_INTERVALS and observed.saved < observed.intervals / 2
     if not few or observed.few_told or observed.ignored_told:
         return []
-    detail = f"{observed.saved} checkpoints in {observed.intervals:.0f} intervals of {every}"
+    saved = "1 checkpoint" if observed.saved == 1 else f"{observed.saved} checkpoints"
+    detail = f"{saved} in {observed.intervals:.0f} intervals of {every}"
     return [Warn("checkpoint_policy_ignored", detail)]
 
 
