@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -41,6 +42,9 @@ SCHEMA_VERSION = 1
 # How long a writer waits for another's transaction. Each is a few milliseconds; this is for a machine that swaps.
 BUSY_TIMEOUT_SECONDS = 30.0
 WAL_RETRY_SECONDS = 0.005
+
+# What SQLite needs for its side files, with something to spare.
+LEAST_FREE = 64 * 1024
 
 # One page of the smallest size that SQLite has.
 LEAST_FILE = 512
@@ -123,6 +127,8 @@ class SqliteStore:
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         path = self._path
+        # Before anything is switched: the file of a newer version stays as it is, to the byte.
+        self._refuse_newer(db.execute("PRAGMA user_version").fetchone()[0])
         if _to_wal(db) != "wal":
             raise StoreUnavailable(
                 f"`{path}` can't use a write-ahead log", "keep the state on a local disk: set RUNCTL_HOME"
@@ -134,16 +140,19 @@ class SqliteStore:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version > SCHEMA_VERSION:
-                raise StoreTooNew(
-                    f"`{path}` is of format {version}, this version of runctl reads up to {SCHEMA_VERSION}",
-                    "nothing was changed; upgrade runctl, or use another home: set RUNCTL_HOME",
-                )
+            self._refuse_newer(version)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+
+    def _refuse_newer(self, version: int) -> None:
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(
+                f"`{self._path}` is of format {version}, this version of runctl reads up to {SCHEMA_VERSION}",
+                "nothing was changed; upgrade runctl, or use another home: set RUNCTL_HOME",
+            )
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
@@ -155,7 +164,8 @@ class SqliteStore:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise StoreUnavailable(f"`{self._path}`: {error}", _cure(str(error))) from error
+            why = _why(error, self._path)
+            raise StoreUnavailable(f"`{self._path}`: {why}", _cure(why)) from error
         except sqlite3.DatabaseError as error:
             raise StoreDamaged(f"`{self._path}` is damaged: {error}", _DAMAGED_HINT) from error
         except OSError as error:
@@ -381,6 +391,18 @@ _DAMAGED_HINT = (
 )
 
 
+def _why(error: sqlite3.OperationalError, path: Path) -> str:
+    """SQLite's words; where there is no room for its side files it calls a full disk an I/O error."""
+    code = error.sqlite_errorcode & 0xFF
+    try:
+        full = shutil.disk_usage(path.parent).free < LEAST_FREE
+    except OSError:
+        full = False
+    return (
+        "no space left on the disk" if full and code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) else str(error)
+    )
+
+
 def _cure(message: str) -> str:
     text = message.lower()
     if "full" in text or "no space" in text:
@@ -389,4 +411,4 @@ def _cure(message: str) -> str:
         return "the state directory must be writable: check its owner and mode, or set RUNCTL_HOME"
     if "locked" in text:
         return "another process holds the store; try again"
-    return "nothing was changed"
+    return "the system's log may say what is wrong with the disk; then try again"

@@ -1,0 +1,141 @@
+"""N16: JSON on stdout is JSON and nothing else, and each class of failure has its own exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from .machine import PATIENCE, RUNCTL, Machine
+from .scripts import job
+
+ONE = (
+    ["status", "job"],
+    ["status"],
+    ["events", "job"],
+    ["cost", "job"],
+    ["cost"],
+    ["checkpoints", "job"],
+    ["checkpoints", "verify", "job"],
+    ["validate", "job.yaml"],
+    ["plan", "job.yaml"],
+)
+LINES = (["apply", "job.yaml"], ["wait", "job"], ["events", "job", "--follow"], ["status", "job", "--watch"])
+WRONG = (
+    ["status", "nobody"],
+    ["events", "nobody"],
+    ["cost", "nobody"],
+    ["checkpoints", "nobody"],
+    ["wait", "nobody"],
+    ["validate", "no-such-file.yaml"],
+    ["validate", "bad.yaml"],
+    ["plan", "bad.yaml"],
+    ["apply", "bad.yaml"],
+    ["apply", "changed.yaml"],
+)
+
+
+def _json(machine: Machine, args: list[str]) -> tuple[int, list[Any], str]:
+    """The exit code, the JSON values of stdout (one a line, or one in all), and stderr."""
+    done = machine.run(*args, "-o", "json")
+    if not done.out:
+        return done.code, [], done.err
+    try:
+        return done.code, [json.loads(done.out)], done.err
+    except ValueError:
+        return done.code, [json.loads(line) for line in done.out.splitlines()], done.err
+
+
+def test_N16_stdout_is_pure_json_of_every_command(machine: Machine) -> None:
+    """A job whose name, output and events are full of control characters, finished: one value of each command that
+    shows, one a line of each that follows; of a command that fails nothing, or a value with the problem."""
+    code = "print('\\x1b[31m{\"not\": json}', flush=True)\nsave('epoch-1.json')\nprint('ende \\xfc', file=sys.stderr)\n"
+    fields = {"instance": {"hourly_rate": "1 USD"}, "cost": {"cap": "5 USD"}, "labels": {"team": 'a"b'}}
+    manifest = job(machine, code, **fields)
+    machine.write("bad.yaml", "name: bad\nscritp: x.py\n")
+    machine.write("changed.yaml", (machine.project / "job.yaml").read_text().replace('"job.py"', '"other.py"'))
+    machine.write("other.py", "")
+    (first, *more), code_of_it = _apply(machine, manifest)
+    assert code_of_it == 0
+    assert more[-1]["type"] == "transition"
+    assert more[-1]["outcome"] == "Succeeded"
+    assert isinstance(first, dict)
+    assert all(isinstance(each, dict) for each in more)
+    with ThreadPoolExecutor(4) as lanes:
+        for args, (exit_code, values, _) in zip(ONE, lanes.map(lambda args: _json(machine, args), ONE), strict=True):
+            assert exit_code == 0, args
+            assert len(values) == 1, args
+        for args, (exit_code, values, _) in zip(
+            LINES, lanes.map(lambda args: _json(machine, args), LINES), strict=True
+        ):
+            assert exit_code == 0, args
+            assert all(isinstance(each, dict) for each in values), args
+        for args, (exit_code, values, err) in zip(
+            WRONG, lanes.map(lambda args: _json(machine, args), WRONG), strict=True
+        ):
+            assert exit_code in (1, 2), args
+            assert values or err, args
+            assert "Traceback" not in err
+            assert args[0] == "validate" or "error" in err, args
+    assert machine.run("schema").code == 0
+    json.loads(machine.run("schema").out)
+
+
+def _apply(machine: Machine, manifest: str) -> tuple[list[Any], int]:
+    done = machine.run("apply", manifest, "--wait", "-o", "json")
+    return [json.loads(line) for line in done.out.splitlines()], done.code
+
+
+def test_N16_money_and_instants_keep_their_form(machine: Machine) -> None:
+    """Money is a decimal string, an instant a string in UTC, and what isn't known is null, not zero."""
+    unpriced = job(machine, "pass", name="free")
+    priced = job(machine, "pass", name="dear", instance={"hourly_rate": "3600 USD"}, cost={"cap": "50.50 USD"})
+    assert machine.run("apply", unpriced, "--wait").code == 0
+    assert machine.run("apply", priced, "--wait").code == 0
+    free, dear = machine.status("free"), machine.status("dear")
+    assert free["cost"] == {"currency": "USD", "cap": None, "spent": None, "projected": None}
+    assert dear["cost"]["cap"] == "50.50"
+    assert 0 < float(dear["cost"]["spent"]) < 50
+    for status in (free, dear):
+        for instant in (status["created_at"], status["attempts"][0]["started_at"], status["finished_at"]):
+            assert instant.endswith("Z")
+    assert {each["name"] for each in json.loads(machine.run("status", "-o", "json").out)} == {"free", "dear"}
+
+
+def test_N16_each_class_of_failure_has_its_own_code(machine: Machine) -> None:
+    """Of the same command on the same machine: succeeded, failed, invalid, stopped, timed out, no secret, busy,
+    changes; the others (limits, deadline, lost, no permission, defect) are in tests/cli/test_exit_codes.py."""
+    goes_on = job(machine, "tell('on')\ntime.sleep(120)", name="goes-on")
+    fails = job(machine, "sys.exit(7)", name="fails")
+    secret = job(machine, "pass", name="secret", secrets=["NOT_THERE"])
+    machine.write("bad.yaml", "name: bad\n")
+    found = {
+        "invalid": machine.run("apply", "bad.yaml", "--wait").code,
+        "no secret": machine.run("apply", secret, "--wait").code,
+        "changes": machine.run("plan", fails, "--detailed-exitcode").code,
+        "failed": machine.run("apply", fails, "--wait").code,
+        "detached": machine.run("apply", goes_on, "--no-wait").code,
+        "busy": machine.run("apply", job(machine, "pass", name="other"), "--wait").code,
+        "timed out": machine.run("wait", "goes-on", "--timeout", "300ms").code,
+        "stop": machine.run("stop", "goes-on").code,
+        "stopped": machine.run("wait", "goes-on").code,
+    }
+    assert found == {
+        "invalid": 2, "no secret": 10, "changes": 12, "failed": 1, "detached": 0, "busy": 11, "timed out": 8,
+        "stop": 0, "stopped": 6,
+    }  # fmt: skip
+
+
+def test_N16_a_reader_that_leaves_and_a_closed_stdout_are_no_defect(machine: Machine) -> None:
+    """`| head -1` and `>&-`: no traceback, no message about a defect."""
+    assert machine.run("apply", job(machine, "print('x' * 1000000)"), "--wait").code == 0
+    program = " ".join(RUNCTL)
+    for line in (
+        f"{program} logs job | head -c 10",
+        f"{program} status job -o json >&-",
+        f"{program} schema | head -1",
+    ):
+        done = subprocess.run(["bash", "-c", line], env=machine.environ, capture_output=True, timeout=PATIENCE)
+        assert b"Traceback" not in done.stderr, (line, done)
+        assert b"defect" not in done.stderr, (line, done)
