@@ -44,7 +44,8 @@ PURE = [
     ),
     Stage("their branch coverage", tool("coverage", "report")),
 ]
-EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "worksteal")
+# One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
+EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1")
 
 
 def environment() -> dict[str, str]:
