@@ -87,8 +87,7 @@ def _checkpoints(name: str) -> list[CheckpointLine]:
 
     with opened_to_read() as (home, store):
         record = find(store, name).record
-        runs = [(home.run_dir(record.uid, each.number), each.number) for each in record.attempts]
-    return [line for run_dir, number in runs for line in checkpoint_lines(run_dir, number)]
+    return checkpoint_lines((each.number, home.run_dir(record.uid, each.number)) for each in record.attempts)
 
 
 def _table(found: list[CheckpointLine]) -> str:

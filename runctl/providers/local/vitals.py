@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -76,16 +77,27 @@ class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None
 
 
-def checkpoint_lines(run_dir: Path, attempt: int) -> list[CheckpointLine]:
-    """All checkpoints of an attempt, by number. A later line about one tells only what has changed; the first `at`
-    is when it was noticed."""
-    merged: dict[int, dict[str, Any]] = {}
-    for line in read_lines(run_dir / "checkpoints.jsonl"):
-        seq = line.get("seq")
-        if isinstance(seq, int) and not isinstance(seq, bool):
-            before = merged.get(seq, {})
-            merged[seq] = {**before, **line, "at": before.get("at", line.get("at"))}
-    return [_checkpoint_line(merged[seq], seq, attempt) for seq in sorted(merged)]
+def checkpoint_lines(runs: Iterable[tuple[int, Path]]) -> list[CheckpointLine]:
+    """All checkpoints of these attempts (number and run directory, in order), by attempt and number. A later line about
+    one tells only what has changed, and may be in a later attempt's journal: the newest prunes those of all. The first
+    `at` is when it was noticed."""
+    merged: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, run_dir in runs:
+        for line in read_lines(run_dir / "checkpoints.jsonl"):
+            seq, attempt = line.get("seq"), line.get("attempt", number)
+            if not _is_whole(seq) or not _is_whole(attempt):
+                continue
+            before = merged.get((attempt, seq), {})
+            if before or attempt == number:
+                merged[attempt, seq] = {**before, **line, "at": before.get("at", line.get("at"))}
+    return [
+        _checkpoint_line(line, seq, attempt)
+        for (attempt, seq), line in sorted(merged.items(), key=lambda item: item[0])
+    ]
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _checkpoint_line(line: dict[str, Any], seq: int, attempt: int) -> CheckpointLine:
