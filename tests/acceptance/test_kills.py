@@ -14,15 +14,15 @@ import pytest
 
 from .machine import Machine, machine_in
 
-SEEDS = range(4)
+SEEDS = range(2)
 LANES = 5  # machines side by side in one test: most of the time each of them waits
-KILLS_EACH = 10
+KILLS_EACH = 20
 MOST_IN_A_JOB = 3  # the pause before a retry doubles each time
 HOURLY = 3600  # dollars an hour: a dollar a second, so that seconds of the world are money
 VICTIMS = (("controller",), ("agent",), ("guardian",), ("agent", "guardian"), ("controller", "agent"), ("training",))
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_kills_at_random_moments_break_no_promise(tmp_path: Path, seed: int) -> None:
     """However often controller and agent die, one training runs at a time, its code is the truth, the cap holds."""
