@@ -49,7 +49,7 @@ def test_a_full_disk_under_the_state_changes_nothing(machine: Machine) -> None:
     """No command goes through halfway: exit 7, what is safe and what to do; with room again, the same commands work
     and the finished job is as it was."""
     with _mounted(machine.home, "size=4m,mode=0700"):
-        assert machine.run("apply", job(machine, "save('epoch-1.json')"), "--wait").code == 0
+        assert machine.run("apply", job(machine, "save('epoch-1.safetensors')"), "--wait").code == 0
         before = machine.status()
         ballast = machine.home / "ballast"
         with ballast.open("wb") as file:
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_under_a_training_costs_no_exit_code(machine: Machi
     """Its output, a checkpoint and the state have no place any more: the training goes on, its own code is recorded,
     its earlier checkpoint is whole, and the controller tells what is in the way."""
     code = """
-save("epoch-1.json")
+save("epoch-1.safetensors")
 tell("on")
 while not os.path.exists(os.environ["WORLD"] + "/full"):
     time.sleep(0.02)
@@ -134,7 +134,7 @@ def test_a_damaged_or_newer_state_is_left_as_it_is_while_the_training_goes_on(ma
     """Every command names the file, what is safe and what to do, with exit 10, and touches no byte of it; the live
     training saves on, and with the file put back it is adopted as if nothing had happened."""
     code = """
-save("epoch-1.json")
+save("epoch-1.safetensors")
 while not os.path.exists(os.environ["WORLD"] + "/go"):
     time.sleep(0.02)
 tell("end")

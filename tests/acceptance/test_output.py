@@ -15,13 +15,13 @@ import psutil
 from .machine import PATIENCE, RUNCTL, Machine
 from .scripts import alive, job
 
-# Past two rotations at 64 MiB, in three bursts, each attempt with lines of its own.
+# Past a rotation at 64 MiB, in three bursts, each attempt with lines of its own.
 PRINTS_MUCH = """
 import hashlib
 attempt = os.environ["RUNCTL_ATTEMPT"]
 digest, printed = hashlib.sha256(), 0
 for burst in range(3):
-    for number in range(45):
+    for number in range(24):
         block = b"%s.%d.%d\\n" % (attempt.encode(), burst, number) + (b"x" * 99 + b"\\n") * 10500
         digest.update(block)
         printed += len(block)
@@ -62,7 +62,7 @@ def _follow(machine: Machine, *args: str) -> subprocess.Popen[bytes]:
 
 
 def test_N22_a_follower_gets_every_byte_once(machine: Machine) -> None:
-    """`logs -f` while the log rotates twice and controllers die: what it printed is what the training wrote."""
+    """`logs -f` while the log rotates and controllers die: what it printed is what the training wrote."""
     assert machine.run("apply", job(machine, PRINTS_MUCH), "--no-wait").code == 0
     with _follow(machine, "-f", "job") as follower:
         assert follower.stdout
@@ -76,7 +76,7 @@ def test_N22_a_follower_gets_every_byte_once(machine: Machine) -> None:
         reader.end()
         assert follower.wait(PATIENCE) == 0
     (told,) = machine.told("printed")
-    assert len(list(machine.run_dirs()[0].glob("output*.log"))) >= 3, "it was meant to rotate"
+    assert len(list(machine.run_dirs()[0].glob("output*.log"))) == 2, "it was meant to rotate"
     assert (reader.bytes, reader.digest.hexdigest()) == (told["bytes"], told["digest"])
     with _follow(machine, "job") as later:
         assert later.stdout
@@ -137,7 +137,7 @@ print("last words", flush=True)
 os.closerange(0, 3)
 for number in range(4):
     time.sleep(0.3)
-    save(f"step-{number}.json")
+    save(f"step-{number}.safetensors")
 os._exit(9)
 """
     done = machine.run("apply", job(machine, code), "--wait")
@@ -163,7 +163,7 @@ while not os.path.exists(os.environ["WORLD"] + "/go"):
     machine.until(lambda: machine.told("printed"), "the gigabyte")
     agent = psutil.Process(machine.agent_pids()["agent"])
     assert agent.memory_info().rss < 24 << 20
-    assert sum(path.stat().st_size for path in _segments(machine)) == size
+    machine.until(lambda: sum(path.stat().st_size for path in _segments(machine)) == size, "all of it in the log")
     second = machine.start("apply", "job.yaml", "--wait")
     (machine.world / "go").touch()
     peak = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from typing import Any
 
 from cli.terminal import Terminal
 
@@ -53,10 +54,8 @@ def test_R1_status_has_progress_end_and_projection(machine: Machine) -> None:
     assert machine.run("cancel", "job").code == 0
 
 
-def _with_eta(machine: Machine) -> dict[str, object] | None:
-    done = machine.run("status", "job", "-o", "json")
+def _with_eta(machine: Machine) -> dict[str, Any] | None:
     status = machine.status()
-    assert done.code == 0
     progress = status["progress"]
     return status if progress and progress["eta_seconds"] is not None and progress["fraction"] > 0 else None
 
@@ -78,8 +77,7 @@ while not os.path.exists(os.environ["WORLD"] + "/go"):
     shown = machine.root / "started-0.out"
     machine.until(lambda: re.search("preparing: .*slow.py", shown.read_text()), "the step that is prepared")
     (machine.world / "set").touch()
-    progress = machine.until(lambda: machine.status()["progress"], "progress")
-    machine.until(lambda: machine.status()["progress"]["step"] == 250, "the newest line")
+    machine.until(lambda: '"step":250' in (machine.run_dirs()[0] / "state.json").read_text(), "the newest line")
     progress = machine.status()["progress"]
     assert (progress["fraction"], progress["metrics"], progress["source"]) == (0.25, {"accuracy": 0.75}, "file")
     (machine.world / "go").touch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +14,7 @@ SAVES_SLOWLY = """
 def end(number, frame):
     tell("asked")
     time.sleep(2.5)
-    save("epoch-7.json", b'{"last": true}')
+    save("epoch-7.safetensors")
     sys.exit(0)
 
 signal.signal(signal.SIGTERM, end)
@@ -49,9 +49,10 @@ if os.fork() == 0:
     os._exit(0)
 if sys.argv[1] == "exits":
     for _ in range(500):
-        if open(os.environ["WORLD"] + "/world.jsonl").read().count("\\n") == 3:
-            sys.exit(5)
         time.sleep(0.01)
+        path = os.environ["WORLD"] + "/world.jsonl"
+        if os.path.exists(path) and open(path).read().count("\\n") == 3:
+            sys.exit(5)
 linger("leader")
 """
 
@@ -64,7 +65,7 @@ def test_N19_the_signal_reaches_the_training_below_its_wrapper(machine: Machine,
     machine.until(lambda: machine.told("on"), "the training's start")
     assert machine.run("stop", "job").code == 0
     assert machine.told("asked")
-    assert [json.loads(path.read_text()) for path in durable(machine)] == [{"last": True}]
+    assert [path.name for path in durable(machine)] == ["epoch-7.safetensors"]
     assert machine.status()["phase"] == "Stopped"
 
 
@@ -79,12 +80,18 @@ def test_N19_no_descendant_outlives_the_end(machine: Machine, how: str) -> None:
     else:
         assert machine.run("apply", manifest, "--no-wait").code == 0
         machine.until(lambda: len(machine.told()) == 4, "all of the four")
-        begun = time.monotonic()
         assert machine.run("stop", "job").code == 0
-        assert time.monotonic() - begun < 6, "the grace is 2 s"
+        assert _drained_in(machine.run_dirs()[0]) < 4, "the grace is 2 s"
         assert machine.status()["phase"] == "Stopped"
     told = machine.told()
     assert {each["what"] for each in told} >= {"fork", "daemon", "forgets"}
     assert not [each for each in told if alive(each["pid"])]
     again = machine.run("apply", job(machine, "print('free')", name="next"), "--wait")
     assert again.code == 0, again
+
+
+def _drained_in(run_dir: Path) -> float:
+    """Seconds from the begin of the drain to its end, by the agent's own records."""
+    told = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    begun = next(float(each["at"]) for each in told if each["event"] == "drain_started")
+    return float(json.loads((run_dir / "exit.json").read_text())["ended_at"]) - begun

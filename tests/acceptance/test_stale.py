@@ -19,7 +19,7 @@ GOES_ON = """
 attempt = os.environ["RUNCTL_ATTEMPT"]
 tell("on", attempt=attempt, resumed=os.environ.get("RUNCTL_RESUME_FROM"))
 if attempt == "1":
-    save("step-1.json")
+    save("step-1.safetensors")
     time.sleep(120)
 sys.exit(3)
 """
@@ -74,7 +74,7 @@ def test_N20_a_dead_attempt_is_not_taken_for_a_live_one(
     assert [each["reason"] for each in status["attempts"]] == ["lost", "exited"]
     assert [each["exit_code"] for each in status["attempts"]] == [None, 3]
     first, second = machine.told("on")
-    assert (first["resumed"], Path(second["resumed"]).name) == (None, "step-1.json")
+    assert (first["resumed"], Path(second["resumed"]).name) == (None, "step-1.safetensors")
 
 
 def _rewrite(path: Path, roles: tuple[str, ...], fake: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from .scripts import alive, durable, job
 
 SAVES = """
 def end(number, frame):
-    save("step-99.json", b'{"last": true}')
+    save("step-99.safetensors")
     tell("drained")
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
@@ -21,7 +21,7 @@ tell("on")
 for number in range(1000):
     tell("alive")
     if "saves" in sys.argv:
-        save(f"step-{number}.json")
+        save(f"step-{number}.safetensors")
     time.sleep(0.2)
 """
 
@@ -55,7 +55,7 @@ def test_N21_limits_hold_when_every_controller_is_killed(machine: Machine, limit
     assert machine.run("wait", "job").code == code
     status = machine.status()
     assert (status["outcome"], len(status["attempts"])) == (outcome, 1)
-    assert [path.name for path in durable(machine)][-1] == "step-99.json"
+    assert [path.name for path in durable(machine)][-1] == "step-99.safetensors"
     if limit == "cap":
         assert seconds <= float(status["cost"]["spent"]) + 0.01 <= 8.01
 
@@ -75,7 +75,7 @@ def test_N21_a_host_that_shuts_down_saves_first(machine: Machine) -> None:
     code = """
 tell("on", resumed=os.environ.get("RUNCTL_RESUME_FROM"))
 def end(number, frame):
-    save("step-5.json")
+    save("step-5.safetensors")
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 if "RUNCTL_RESUME_FROM" not in os.environ:
@@ -85,5 +85,5 @@ if "RUNCTL_RESUME_FROM" not in os.environ:
     machine.until(lambda: machine.told("on") and machine.agent_pids().get("training"), "the start")
     os.kill(machine.agent_pids()["agent"], signal.SIGTERM)
     assert attached.wait(PATIENCE) == 0
-    assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.json"]
+    assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.safetensors"]
     assert machine.status()["outcome"] == "Succeeded"
