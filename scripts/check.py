@@ -16,7 +16,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "4"
+WORKERS = "3"
+# Many machines at once, which leave nothing of the processor to others: by itself.
+KILLS = "tests/acceptance/test_kills.py"
 
 
 class Stage(NamedTuple):
@@ -45,7 +47,8 @@ PURE = [
     Stage("their branch coverage", tool("coverage", "report")),
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
-EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1")
+EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", "--ignore", KILLS)
+ALONE = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
 
 
 def environment() -> dict[str, str]:
@@ -82,6 +85,7 @@ def main() -> None:
         line.start()
     for line in lines:
         line.join()
+    run_line(ALONE, failed)
     if failed.is_set():
         raise SystemExit(1)
     raise SystemExit(subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL))
