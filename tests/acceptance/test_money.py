@@ -58,6 +58,7 @@ def test_F5_S1_the_cap_holds_warns_and_goes_on_when_it_is_raised(machine: Machin
     nothing more is started, and a raised cap goes on from that very checkpoint, in the same ledger."""
     manifest = _capped(machine, "8 USD", warn_at=["20%", "60%"])
     attached = machine.start("apply", manifest, "--wait")
+    machine.until(lambda: machine.told("start"), "its start")
     machine.until(lambda: _warned(machine, "20% of the cap"), "the warning in the status", 10)
     assert attached.wait(PATIENCE) == 3
     last = machine.told()[-1]
