@@ -157,11 +157,10 @@ def _as_desired(record: Record, wanted: Verdict) -> Verdict:
         case Desired.RUN:
             return wanted
         case Desired.STOPPED:
-            return (
-                wanted
-                if isinstance(wanted, Finish)
-                else Rest(StopReason.USER, "stopped as asked; apply goes on from the checkpoint")
-            )
+            if isinstance(wanted, Finish):
+                return wanted
+            start = "goes on from the checkpoint" if record.checkpoint else "begins anew: there is no durable checkpoint"
+            return Rest(StopReason.USER, f"stopped as asked; apply {start}")
         case Desired.CANCELLED | Desired.DELETED:
             return Finish(OutcomeType.CANCELLED, "CancelRequested")
         case _:  # pragma: no cover

@@ -47,7 +47,7 @@ def advice(record: Record) -> str:
         return ""
     match record.stopped.reason:
         case StopReason.USER:
-            return f"apply the manifest again to go on from the checkpoint, or end it for good: `runctl cancel {name}`"
+            return f"apply the manifest again to go on, or end it for good: `runctl cancel {name}`"
         case StopReason.BUSY:
             return (
                 "apply again when the machine is free, or set `instance.busy` to `wait` (queue for it), "
