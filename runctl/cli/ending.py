@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runctl.cli.following import Follower
     from runctl.cli.sight import Sight
     from runctl.home import Home
-    from runctl.planner.record import Record
+    from runctl.planner.record import Attempt, Record
     from runctl.planner.requests import Request
     from runctl.store.interface import Store
 
@@ -98,15 +98,18 @@ def _ask(
     if not records:
         return ExitCode.OK
     followers = [follow_quietly(home, store, each) for each in records]
-    for receipt in store.apply([Ask(each.uid, request) for each in records]):
-        done(receipt)
+    for follower, receipt in zip(followers, store.apply([Ask(each.uid, request) for each in records]), strict=True):
+        follower.await_answer(done(receipt))
     if not wait:
         hand_over(home, store, followers)
         return ExitCode.OK
-    return _see(home, store, followers, timeout)
+    return _see(home, store, followers, [each.live for each in records], timeout)
 
 
-def _see(home: Home, store: Store, followers: Sequence[Follower], timeout: timedelta | None) -> ExitCode:
+def _see(
+    home: Home, store: Store, followers: Sequence[Follower], ending: Sequence[Attempt | None], timeout: timedelta | None
+) -> ExitCode:
+    """Watch until the jobs rest; `ending` are the attempts that were live when they were asked to."""
     from runctl.cli.attaching import hand_over, view_without_output
     from runctl.cli.choices import TextOrJson
     from runctl.cli.render.outcome import verdict
@@ -119,9 +122,16 @@ def _see(home: Home, store: Store, followers: Sequence[Follower], timeout: timed
         hand_over(home, store, followers)
         say("asked for; a controller in the background goes on with it")
         return ExitCode.WAIT_TIMED_OUT if left is Left.TIMED_OUT else ExitCode.OK
-    for each in followers:
-        say(clean(f"{each.record.name}: {'deleted' if each.deleted else verdict(each.record)}"))
-    return ExitCode.OK
+    code = ExitCode.OK
+    for each, attempt in zip(followers, ending, strict=True):
+        if not each.overtaken:
+            say(clean(f"{each.record.name}: {'deleted' if each.deleted else verdict(each.record)}"))
+        elif attempt is not None and each.record.attempts[attempt.number - 1].end is not None:
+            say(clean(f"{each.record.name}: attempt {attempt.number} has ended; it was applied again since"))
+        else:
+            say(clean(f"{each.record.name}: not ended: it was applied again at the same moment, and goes on"))
+            code = ExitCode.BUSY
+    return code
 
 
 def _at_rest(record: Record) -> bool:

@@ -9,8 +9,9 @@ import msgspec
 from runctl.cli.jobs import settled
 from runctl.cli.sight import Sight, look
 from runctl.home import Home
-from runctl.planner.record import Event, Record
+from runctl.planner.record import Desired, Event, Record
 from runctl.providers.local.logs import read_output, read_setup, setup_end, tail_offset
+from runctl.reconciler.controller import rests
 from runctl.store.interface import NotFound, Store
 
 # A flood of output is shown in pieces of this size, so that the rest of the view keeps moving.
@@ -38,12 +39,15 @@ class Follower:
     """One job: events above `after`, and the logs of attempts from `attempt` on (None: of none).
 
     `rested` is true when nothing is left to come: the job rests with no request open, and all of its output was read.
+    `overtaken` is true when the request that is awaited was answered, and another one since lets the job run again.
     """
 
     def __init__(self, home: Home, store: Store, record: Record, *, after: int, attempt: int | None) -> None:
         self.record = record
         self.rested = False
         self.deleted = False
+        self.overtaken = False
+        self._awaited: int | None = None
         self._home = home
         self._store = store
         self._seq = after
@@ -57,6 +61,10 @@ class Follower:
             run_dir = self._home.run_dir(self.record.uid, self._attempt)
             self._output = tail_offset(run_dir, count, PAST_BYTES)
             self._setup = setup_end(run_dir)
+
+    def await_answer(self, serial: int) -> None:
+        """Look out for the answer to this request, which asked for an end."""
+        self._awaited = serial
 
     def look(self, now: datetime) -> News:
         name = self.record.name
@@ -77,6 +85,8 @@ class Follower:
             output=output,
         )
         self.rested = resting and news.nothing
+        answered = self._awaited is not None and self.record.answered >= self._awaited
+        self.overtaken = answered and self.record.desired is Desired.RUN and not rests(self.record)
         return news
 
     def _read(self) -> tuple[bytes, bytes]:

@@ -30,7 +30,7 @@ BREATH_SECONDS = 0.001
 class Left(Enum):
     """Why the watching ended."""
 
-    RESTED = "every job is finished or rests"
+    RESTED = "every job is finished or rests, or was asked otherwise since"
     ACKNOWLEDGED = "every start is acknowledged, or waits for the machine"
     INTERRUPTED = "Ctrl-C"
     TERMINATED = "the terminal or the session is going away"
@@ -112,7 +112,7 @@ async def _show(followers: Sequence[Follower], view: View, until: Until, ends: _
             ends.leave(Left.UNREAD)
             return
         match until:
-            case Until.RESTED if all(each.rested for each in followers):
+            case Until.RESTED if all(each.rested or each.overtaken for each in followers):
                 ends.leave(Left.RESTED)
                 return
             case Until.ACKNOWLEDGED if all(each.rested or acknowledged(each.record) for each in followers):
