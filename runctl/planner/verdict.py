@@ -159,7 +159,9 @@ def _as_desired(record: Record, wanted: Verdict) -> Verdict:
         case Desired.STOPPED:
             if isinstance(wanted, Finish):
                 return wanted
-            start = "goes on from the checkpoint" if record.checkpoint else "begins anew: there is no durable checkpoint"
+            start = (
+                "goes on from the checkpoint" if record.checkpoint else "begins anew: there is no durable checkpoint"
+            )
             return Rest(StopReason.USER, f"stopped as asked; apply {start}")
         case Desired.CANCELLED | Desired.DELETED:
             return Finish(OutcomeType.CANCELLED, "CancelRequested")
