@@ -402,3 +402,14 @@ def test_a_death_long_ago_is_billed_until_its_last_word() -> None:
     life.after(days=1)
     life.see(msgspec.structs.replace(life.dead(), last_seen=last))
     assert life.job.ledger[0].ended_at == last + timedelta(seconds=15)
+
+
+def test_a_stop_that_the_end_overtakes_keeps_the_end() -> None:
+    """A job whose last allowed attempt is lost while it is being stopped is lost: there is nothing left to go on with."""
+    life = Life(job("retry: {interruptions: 0}"))
+    life.run()
+    life.stop()
+    life.see(life.live())
+    life.see(life.dead())
+    assert life.job.outcome is not None
+    assert life.job.outcome.type is OutcomeType.LOST
