@@ -405,7 +405,7 @@ def test_a_death_long_ago_is_billed_until_its_last_word() -> None:
 
 
 def test_a_stop_that_the_end_overtakes_keeps_the_end() -> None:
-    """A job whose last allowed attempt is lost while it is being stopped is lost: there is nothing left to go on with."""
+    """A job whose last allowed attempt is lost while it is being stopped is lost: nothing is left to go on with."""
     life = Life(job("retry: {interruptions: 0}"))
     life.run()
     life.stop()
