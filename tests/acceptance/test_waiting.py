@@ -50,7 +50,7 @@ def test_F4_on_a_terminal_apply_stays_to_the_end(machine: Machine) -> None:
 
 def test_F4_under_ci_apply_stays_without_a_terminal(machine: Machine) -> None:
     """`CI=true` attaches; `CI=false` is no CI."""
-    assert machine.run("apply", str(machine.training(2, 0.1)), CI="true").code == 0
+    assert machine.run("apply", str(machine.training(5, 0.1, code=5)), CI="true").code == 1
     assert len(machine.told("end")) == 1
     assert machine.run("apply", str(machine.training(LONG, 0.1, name="off")), CI="false").code == 0
     assert len(machine.told("end")) == 1
@@ -83,15 +83,15 @@ def test_F4_flags_beat_the_manifest_and_the_manifest_beats_the_surroundings(mach
     assert machine.run("apply", long, "--no-wait", CI="true").code == 0
     assert _trains(machine)
     machine.run("cancel", "job")
-    short = str(machine.training(2, 0.1, name="short", wait=False))
-    assert machine.run("apply", short, "--wait").code == 0
+    short = str(machine.training(5, 0.1, 5, name="short", wait=False))
+    assert machine.run("apply", short, "--wait").code == 1
     assert len(machine.told("end")) == 1
     leaves = str(machine.training(LONG, 0.1, name="leaves", wait=False))
     assert machine.run("apply", leaves, CI="true").code == 0
     assert _trains(machine)
     machine.run("cancel", "leaves")
-    stays = str(machine.training(2, 0.1, name="stays", wait=True))
-    assert machine.run("apply", stays).code == 0
+    stays = str(machine.training(5, 0.1, 5, name="stays", wait=True))
+    assert machine.run("apply", stays).code == 1
     assert len(machine.told("end")) == 2
 
 
