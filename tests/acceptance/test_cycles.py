@@ -15,7 +15,7 @@ import pytest
 from .machine import PATIENCE, Machine
 
 # A cycle takes a second, more than the check has for a hundred: it runs so many, RUNCTL_TEST_CYCLES=100 all of them.
-CYCLES = int(os.environ.get("RUNCTL_TEST_CYCLES", "12"))
+CYCLES = int(os.environ.get("RUNCTL_TEST_CYCLES", "8"))
 
 # Runs commands in forks of a process that has the program loaded: what they do is the same, the import is paid once.
 LANE = """\

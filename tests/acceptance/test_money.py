@@ -59,7 +59,8 @@ def test_F5_S1_the_cap_holds_warns_and_goes_on_when_it_is_raised(machine: Machin
     manifest = _capped(machine, "8 USD", warn_at=["20%", "60%"])
     attached = machine.start("apply", manifest, "--wait")
     machine.until(lambda: machine.told("start"), "its start")
-    machine.until(lambda: _warned(machine, "20% of the cap"), "the warning in the status", 10)
+    machine.until(lambda: "20% of the cap" in machine.printed(), "the first warning", 10)
+    assert _warned(machine, "20% of the cap")
     assert attached.wait(PATIENCE) == 3
     last = machine.told()[-1]
     assert last["what"] == "drained"
@@ -179,6 +180,7 @@ def test_F5_S5_spent_and_projected_while_it_trains(machine: Machine) -> None:
         status = machine.status()
         return status if status["cost"]["projected"] and (status["progress"]["step"] or 0) >= 10 else None
 
+    machine.until(lambda: len(machine.told("saved")) >= 12, "progress")
     status = machine.until(projected, "a projection", 20)
     cost, progress = status["cost"], status["progress"]
     assert progress["steps"] == steps
