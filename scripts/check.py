@@ -16,7 +16,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "3"
+WORKERS = "5"
+PURE_TESTS = ["tests/manifest", "tests/planner"]
+AGENTLESS_TESTS = [f"tests/{name}" for name in ("store", "reconciler", "checkpoints", "workspace", "examples")]
 # Many machines at once, which leave nothing of the processor to others: by itself.
 KILLS = "tests/acceptance/test_kills.py"
 
@@ -31,23 +33,27 @@ def tool(name: str, *args: str) -> list[str]:
     return [str(TOOLS / name), *args]
 
 
+# Whatever has a stage of its own.
+IGNORED = [f"--ignore={path}" for path in (KILLS, *PURE_TESTS, *AGENTLESS_TESTS)]
+
 # Two lines of stages, run side by side, one on each core.
 STATIC = [
     Stage("ruff check", tool("ruff", "check", "--quiet", "--output-format", "concise")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
     Stage("layers", tool("lint-imports", "--no-cache")),
     Stage("types", tool("mypy")),
+    Stage("tests without an agent", tool("pytest", "-q", *AGENTLESS_TESTS)),
 ]
-# Pure code is held to every branch by its own tests alone; the run of everything comes after, and is not traced.
+# Pure code is held to every branch by its own tests alone; no other test is traced.
 PURE = [
     Stage(
         "tests of manifest and planner",
-        tool("coverage", "run", "-m", "pytest", "-q", "tests/manifest", "tests/planner"),
+        tool("coverage", "run", "-m", "pytest", "-q", *PURE_TESTS),
     ),
     Stage("their branch coverage", tool("coverage", "report")),
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
-EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", "--ignore", KILLS)
+EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
 ALONE = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
 
 

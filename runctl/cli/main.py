@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any, NoReturn
@@ -19,6 +20,8 @@ def run(argv: list[str]) -> int:
     from runctl.cli.streams import prepare_streams
 
     prepare_streams()
+    # Thousands of lasting objects are made at the start; looking through them for garbage again and again is in vain.
+    gc.set_threshold(20_000, 20, 20)
     # What a manifest means depends on no other package that happens to be installed; and looking for them takes time.
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"
     try:

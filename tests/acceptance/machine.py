@@ -11,13 +11,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
+from .warm import WarmCommand
+
+Started = subprocess.Popen[bytes] | WarmCommand
 RUNCTL = [sys.executable, "-m", "runctl"]
 PATIENCE = 60.0
 
@@ -97,7 +101,7 @@ class Machine:
             "WORLD": str(self.world),
             "NO_COLOR": "1",
         }
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[Started] = []
 
     def write(self, name: str, text: str) -> Path:
         path = self.project / name
@@ -121,33 +125,35 @@ class Machine:
         return self.write(f"{name}.yaml", json.dumps(manifest, indent=1))
 
     def run(self, *args: str, timeout: float = PATIENCE, stdin: bytes = b"", **environ: str) -> Done:
-        """Run a command of the program to its end."""
-        done = subprocess.run(
-            [*RUNCTL, *args],
-            env={**self.environ, **environ},
-            cwd=self.project,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        """Run a command of the program to its end: a forked one, unless the environment may change its start."""
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            given.write(stdin)
+            given.seek(0)
+            process = self._start(args, environ, [given, out, err], warm=not environ)
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            out.seek(0)
+            err.seek(0)
+            return Done(code, out.read().decode(errors="replace"), err.read().decode(errors="replace"))
 
-    def start(self, *args: str, **environ: str) -> subprocess.Popen[bytes]:
+    def start(self, *args: str, warm: bool = False, **environ: str) -> Started:
         """Start a command and leave it running; what it prints goes to a file of its own."""
-        out = (self.root / f"started-{len(self.started)}.out").open("wb")
-        process = subprocess.Popen(
-            [*RUNCTL, *args],
-            env={**self.environ, **environ},
-            cwd=self.project,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        out.close()
+        with (self.root / f"started-{len(self.started)}.out").open("wb") as out, open(os.devnull, "rb") as nothing:
+            process = self._start(args, environ, [nothing, out, out], warm)
         self.started.append(process)
         return process
+
+    def _start(self, args: tuple[str, ...], environ: dict[str, str], files: list[IO[bytes]], warm: bool) -> Started:
+        environ = {**self.environ, **environ}
+        if warm:
+            return WarmCommand(args, environ, self.project, files)
+        given, out, err = files
+        return subprocess.Popen(
+            [*RUNCTL, *args], env=environ, cwd=self.project, stdin=given, stdout=out, stderr=err, start_new_session=True
+        )
 
     def printed(self) -> str:
         """What the command that was started last has printed so far."""
@@ -177,7 +183,8 @@ class Machine:
         raise AssertionError(f"{what} didn't happen within {seconds} s; told: {self.told()[-5:]}")
 
     def run_dirs(self) -> list[Path]:
-        return sorted(self.home.glob("runs/*/0*"))
+        """The attempts' directories, the one that was written to last at the end."""
+        return sorted(self.home.glob("runs/*/0*"), key=lambda run_dir: run_dir.stat().st_mtime_ns)
 
     def agent_pids(self) -> dict[str, int]:
         """The newest attempt's agent, guardian and training by role, as its files say."""

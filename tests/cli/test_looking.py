@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 
 import yaml
@@ -185,7 +186,11 @@ def test_names_complete_in_the_shell(machine: Machine) -> None:
     assert machine.run(**asked).out.strip() == ""
     machine.run("apply", str(machine.training(1, name="resnet")), "--wait")
     assert machine.run(**asked).out.split() == ["resnet"]
-    assert "_RUNCTL_COMPLETE" in machine.run("--show-completion", "bash").out
+    # Which shell it is for is read from the process that asks.
+    asking = ["bash", "-c", f"{shlex.join(RUNCTL)} --show-completion; exit $?"]
+    shown = subprocess.run(asking, env=machine.environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "_RUNCTL_COMPLETE=complete_bash" in shown.stdout
 
 
 def _bytes(machine: Machine, *args: str) -> bytes:
