@@ -16,8 +16,8 @@ import pytest
 from .machine import Machine, machine_in
 
 SEEDS = range(2)
-LANES = 10  # machines side by side in one test: most of the time each of them waits
-KILLS_EACH = 10
+LANES = 5  # machines side by side in one test: most of the time each of them waits
+KILLS_EACH = 20
 MOST_IN_A_JOB = 3  # the pause before a retry doubles each time
 HOURLY = 3600  # dollars an hour: a dollar a second, so that seconds of the world are money
 VICTIMS = (("controller",), ("agent",), ("guardian",), ("agent", "guardian"), ("controller", "agent"), ("training",))
@@ -29,8 +29,8 @@ def test_kills_at_random_moments_break_no_promise(tmp_path: Path, seed: int) -> 
     """However often controller and agent die, one training runs at a time, its code is the truth, the cap holds."""
     with ThreadPoolExecutor(LANES) as lanes:
         killed = sum(lanes.map(lambda lane: _lane(tmp_path / str(lane), seed * LANES + lane), range(LANES)), Counter())
-    print(dict(killed))
-    assert all(killed[role] >= LANES for role in ("controller", "agent", "guardian", "training")), killed
+    assert all(killed[role] >= 10 for role in ("controller", "agent", "guardian")), killed
+    assert killed["training"] > 0
 
 
 def _lane(root: Path, seed: int) -> Counter[str]:
