@@ -80,7 +80,7 @@ def test_F4_elsewhere_apply_detaches_once_the_start_is_acknowledged(machine: Mac
 def test_F4_flags_beat_the_manifest_and_the_manifest_beats_the_surroundings(machine: Machine) -> None:
     """`--no-wait` detaches under CI and from `wait: true`; `--wait` stays for `wait: false`; the manifest for CI. Who
     stays, exits with the training's outcome."""
-    machine.write("fails.py", "import time\ntime.sleep(0.7)\nraise SystemExit(5)\n")
+    machine.write("fails.py", "import sys, time\ntime.sleep(int(sys.argv[1]))\nraise SystemExit(5)\n")
     for name, flag, written, ci, code in (
         ("flag-leaves", "--no-wait", True, "true", 0),
         ("flag-stays", "--wait", False, "", 1),
@@ -88,7 +88,7 @@ def test_F4_flags_beat_the_manifest_and_the_manifest_beats_the_surroundings(mach
         ("manifest-stays", "", True, "", 1),
     ):
         share = {"busy": "share"}
-        job = str(machine.training(name=name, script="fails.py", wait=written, instance=share))
+        job = str(machine.training(1 if code else 30, name=name, script="fails.py", wait=written, instance=share))
         done = machine.run("apply", job, *([flag] if flag else []), CI=ci)
         assert done.code == code, (name, done)
 
