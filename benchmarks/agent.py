@@ -33,7 +33,8 @@ WARM_UP_SECONDS = 5.0
 
 def measure(settings: Settings) -> Iterator[Row]:
     project = settings.directory / "agent"
-    (project / "lock").mkdir(parents=True)
+    (project / ".git").mkdir(parents=True)  # its own root: nothing of the checkout around it is the job's code
+    (project / "lock").mkdir()
     (project / "train.py").write_text(SCRIPT)
     seconds = settings.minutes * 60
     manifest = {"name": "watched", "script": "train.py", "args": [str(seconds + 30)], "setup": "none"}

@@ -19,7 +19,7 @@ MANIFEST = "name: first-{number}\nscript: first.py\nargs: ['{mark}']\nsetup: non
 def measure(settings: Settings) -> Iterator[Row]:
     """Wall clock; the three are taken in turn, each round with a job of its own."""
     project = settings.directory / "first-line"
-    project.mkdir()
+    (project / ".git").mkdir(parents=True)  # its own root: nothing of the checkout around it is the job's code
     (project / "first.py").write_text(SCRIPT)
     (project / "lock").mkdir()
     environ = {

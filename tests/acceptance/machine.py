@@ -155,9 +155,10 @@ class Machine:
             [*RUNCTL, *args], env=environ, cwd=self.project, stdin=given, stdout=out, stderr=err, start_new_session=True
         )
 
-    def printed(self) -> str:
-        """What the command that was started last has printed so far."""
-        return (self.root / f"started-{len(self.started) - 1}.out").read_text(errors="replace")
+    def printed(self, command: Started | None = None) -> str:
+        """What a command has printed so far, the one that was started last if none is named."""
+        number = len(self.started) - 1 if command is None else self.started.index(command)
+        return (self.root / f"started-{number}.out").read_text(errors="replace")
 
     def status(self, name: str = "job") -> dict[str, Any]:
         done = self.run("status", name, "-o", "json")
