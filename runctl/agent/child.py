@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from runctl.agent import processes
+from runctl.agent import cgroup, processes
 from runctl.agent.detach import reset_signals
 
 TYPE_CHECKING = False
@@ -32,14 +32,15 @@ def spawn(
     env: Dict[str, str],
     output: int,
     umask: int,
+    run_id: str,
     keep: Iterable[int] = (),
     pdeath: Optional[int] = None,
 ) -> int:
     """Execute an argv in a process group of its own, stdin empty, stdout and stderr to `output`; returns its pid.
 
-    `argv[0]` without a slash is looked up in `env`'s PATH. `keep` are descriptors that it inherits. `pdeath` is
-    the pid whose death kills it
-    (Linux). Raises CannotStart, with nothing left running.
+    `argv[0]` without a slash is looked up in `env`'s PATH. `run_id` names the control group that it enters, where
+    there is one. `keep` are descriptors that it inherits. `pdeath` is the pid whose death kills it (Linux). Raises
+    CannotStart, with nothing left running.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -47,6 +48,7 @@ def spawn(
         stage = "be started"
         try:
             os.setpgid(0, 0)
+            cgroup.enter(run_id)
             if pdeath is not None:
                 processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() != pdeath:  # it died before this could be set

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 
-from runctl.agent import clocks, hostlock, leftovers, processes
+from runctl.agent import cgroup, clocks, hostlock, leftovers, processes
 from runctl.agent.detach import run_program
 from runctl.agent.files import ExitRecord, complain, create_json, read_json, write_all
 from runctl.agent.spec import BadSpec, Spec, read_spec
@@ -70,6 +70,7 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
     lock.write_holder(_holder(spec, processes.identity(agent), me, started))
     status = _wait_for(agent)
     gone = processes.kill_attempt(os.getpid(), spec.run_id, set(), KILL_SECONDS, _ignore_exit)
+    cgroup.remove(spec.run_id)
     if not record.exists():
         detail = f"the agent {_describe(status)}; its exit code, if the training had one, is not known"
         value = _ending(run_dir, spec, started, "lost", detail)

@@ -75,7 +75,7 @@ class HookRun:
         try:
             log = os.open(os.path.join(self._spec.run_dir, "hooks.log"), flags, 0o600)
             try:
-                self.pid = spawn(self._argv, self._spec.cwd, self._env, log, umask=self._umask)
+                self.pid = spawn(self._argv, self._spec.cwd, self._env, log, self._umask, self._spec.run_id)
             finally:
                 os.close(log)
         except (CannotStart, OSError) as error:

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from runctl.agent import hostlock, processes
+from runctl.agent import cgroup, hostlock, processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def sweep() -> None:
     """Kill this user's processes of attempts that hold, or held, this host and have neither guardian nor agent any
     more.
     """
+    cgroup.sweep()
     for holder in hostlock.recorded_holders():
         run_id = holder.get("run_id")
         if not isinstance(run_id, str) or not run_id or holder.get("uid") != os.getuid():
@@ -36,18 +37,21 @@ def _end(run_id: str, lock_path: str) -> None:
         for pid in orphans:
             processes.signal_one(pid, signal.SIGKILL)
         if not orphans:
+            cgroup.remove_anywhere(run_id)
             return
         time.sleep(processes.KILL_ROUND_SECONDS)
 
 
 def _orphans(run_id: str) -> Set[int]:
     rows = processes.table()
-    found: Set[int] = set()
-    for pid, environment in processes.carriers(run_id, set(rows) - {os.getpid()}).items():
-        if rows[pid].state != "Z" and not _is_watched(environment):
-            found.add(pid)
-            found |= {below for below in processes.descendants(pid, rows) if rows[below].state != "Z"}
-    return found - {os.getpid()}
+    carriers = processes.carriers(run_id, set(rows) - {os.getpid()})
+    roots = {pid for pid, environment in carriers.items() if not _is_watched(environment)}
+    if len(roots) == len(carriers):  # nobody of that run is watched: neither are those who have emptied theirs
+        roots |= {pid for pid in cgroup.members_anywhere(run_id) & set(rows) if processes.is_mine(pid)}
+    found = set(roots)
+    for pid in roots:
+        found |= processes.descendants(pid, rows)
+    return {pid for pid in found if rows[pid].state != "Z"} - {os.getpid()}
 
 
 def _orphaned_holders(lock_path: str) -> Set[int]:

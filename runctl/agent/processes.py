@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 
+from runctl.agent import cgroup
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Union
@@ -236,18 +238,31 @@ def carriers(run_id: str, rows: Iterable[int]) -> Dict[int, Dict[str, str]]:
     return found
 
 
+def orphans(run_id: str, rows: Dict[int, Process]) -> Set[int]:
+    """What is alive of an attempt whose guardian and agent are gone, from a table."""
+    found = set(carriers(run_id, rows)) | cgroup.members_anywhere(run_id) & set(rows)
+    return {pid for pid in found if rows[pid].state != "Z"}
+
+
 def environment_of(pid: int) -> List[str]:
     """The `NAME=value` of a process as it was started, if it is this user's; else []."""
     if not LINUX:
         return capture(["ps", "-E", "-ww", "-p", str(pid), "-o", "command="]).split()
     try:
-        path = f"/proc/{pid}/environ"
-        if os.stat(path).st_uid != os.getuid():
+        if not is_mine(pid):
             return []
-        with open(path, "rb") as file:
+        with open(f"/proc/{pid}/environ", "rb") as file:
             return os.fsdecode(file.read()).split("\0")
     except OSError:
         return []
+
+
+def is_mine(pid: int) -> bool:
+    """Whether a process of Linux is this user's."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 def signal_one(pid: int, number: int) -> bool:
@@ -271,14 +286,16 @@ def reap(on_exit: Callable[[int, int], None]) -> bool:
 
 
 def attempt_processes(root: int, run_id: str, spare: Set[int]) -> Set[int]:
-    """What is alive of an attempt: below `root`, or carrying the run id; without zombies, and without `spare` and
-    what is below it.
+    """What is alive of an attempt: below `root`, in its control group, or carrying the run id; without zombies, and
+    without `spare` and what is below it.
     """
     rows = table()
     spared = set(spare)
     for pid in spare:
         spared |= descendants(pid, rows)
     found = descendants(root, rows)
+    for pid in cgroup.members(run_id) & set(rows):
+        found |= {pid} | descendants(pid, rows)
     for pid in carriers(run_id, set(rows) - found - spared):
         found.add(pid)
         found |= descendants(pid, rows)

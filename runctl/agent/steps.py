@@ -81,7 +81,7 @@ class Preparation:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         log = os.open(os.path.join(self._spec.run_dir, "setup.log"), flags, 0o600)
         try:
-            self.pid = spawn(step.argv, step.cwd, {**self._env, **step.env}, log, umask=self._umask)
+            self.pid = spawn(step.argv, step.cwd, {**self._env, **step.env}, log, self._umask, self._spec.run_id)
         except CannotStart as error:
             raise SetupFailed(f"step `{step.name}` {error}") from None
         finally:

@@ -62,7 +62,14 @@ class Training:
         """Raises CannotStart."""
         self.oom_before = oom_kills()
         self.pid = spawn(
-            argv, spec.cwd, env, output, umask=umask, keep=(lock,), pdeath=os.getpid() if processes.LINUX else None
+            argv,
+            spec.cwd,
+            env,
+            output,
+            umask=umask,
+            run_id=spec.run_id,
+            keep=(lock,),
+            pdeath=os.getpid() if processes.LINUX else None,
         )
         self.identity: Json = processes.identity(self.pid)
         self.status: Optional[int] = None

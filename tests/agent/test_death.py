@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from runctl.agent import cgroup, processes
 
 from .real_host import Host, until
 
@@ -95,6 +99,58 @@ def test_the_leader_dies_with_both(host: Host) -> None:
     for who in ("guardian", "agent"):
         os.kill(state[who]["pid"], signal.SIGKILL)
     until(lambda: are_gone([state["training"]["pid"]]))
+
+
+def _has_groups() -> bool:
+    """Whether a process can enter a control group; asked by one that ends."""
+    asking = "from runctl.agent import cgroup; raise SystemExit(not cgroup.enter('probe'))"
+    made = subprocess.run([sys.executable, "-c", asking], check=False).returncode == 0
+    cgroup.remove("probe")
+    return made
+
+
+@pytest.mark.skipif(not _has_groups(), reason="no control group of version 2 can be made here")
+@pytest.mark.parametrize("victims", [["agent"], ["agent", "guardian"]])
+def test_who_hides_in_every_other_way_is_in_the_control_group(host: Host, victims: list[str]) -> None:
+    """A daemon with no open file, no environment and no parent of the attempt is found when nobody was there to adopt
+    it; the group is taken away in the end.
+    """
+    hidden = host.root / "hidden"
+    run = host.script(HIDING.replace("HIDDEN", repr(str(hidden))))
+    pid = int(until(lambda: hidden.exists() and hidden.read_text()))
+    state = run.training()
+    run_id = run.spec["run_id"]
+    assert run_id in Path(f"/proc/{pid}/cgroup").read_text()
+    for victim in victims:
+        os.kill(state[victim]["pid"], signal.SIGKILL)
+    if len(victims) == 1:
+        run.exit()
+    else:
+        assert not are_gone([pid])
+        assert pid in processes.orphans(run_id, processes.table())
+        host.script("pass").exit()
+    until(lambda: are_gone([pid]))
+    until(lambda: run_id not in _groups())
+
+
+HIDING = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    os.closerange(0, 256)
+    if os.fork():
+        os._exit(0)
+    os.open('/dev/null', os.O_RDWR)
+    code = "import os,time; f=open(os.sys.argv[1]+'.new','w'); f.write(str(os.getpid())); f.close()"
+    code += "; os.rename(f.name, os.sys.argv[1]); time.sleep(600)"
+    os.execve(os.sys.executable, ['python', '-c', code, HIDDEN], {})
+print('up', flush=True)
+time.sleep(600)
+"""
+
+
+def _groups() -> str:
+    return " ".join(names for _, found, _ in os.walk("/sys/fs/cgroup") for names in found)
 
 
 def test_a_defect_of_the_agent(host: Host) -> None:

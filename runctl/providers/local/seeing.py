@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runctl.agent.processes import carriers, is_alive, table
+from runctl.agent.processes import is_alive, orphans, table
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
@@ -46,7 +46,7 @@ def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
     exit_record = read_json(run_dir / "exit.json")
     if exit_record is not None:
         return _ended(exit_record, run_dir, now)
-    if carriers(run_id, table()):
+    if orphans(run_id, table()):
         return Starting(as_of=now)
     return _dead(claim, state, run_dir, now)
 
@@ -64,7 +64,7 @@ def _unclaimed(claim: Path, run_id: str, now: datetime) -> AttemptSeen:
     try:
         os.lstat(claim)
     except FileNotFoundError:
-        return Starting(as_of=now) if carriers(run_id, table()) else Absent(as_of=now)
+        return Starting(as_of=now) if orphans(run_id, table()) else Absent(as_of=now)
     except OSError as error:
         return Unreachable(as_of=now, why=f"`{claim}`: {error.strerror}")
     return Unreachable(as_of=now, why=f"`{claim}` can't be read")
