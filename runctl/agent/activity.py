@@ -99,6 +99,21 @@ class Activity:
         self._gpu_asked_at = now.active
         self.gpu_helper = fork_helper(_report_gpu, "gpu", now.active + GPU_SECONDS)
 
+    def hear_gpu(self, now: Now) -> None:
+        """Take in what the helper that asks the GPU has found, if one is under way."""
+        helper = self.gpu_helper
+        if helper is None:
+            return
+        for report in helper.reports():
+            self.on_gpu(report, now)
+        overdue = now.active > (helper.deadline or 0.0)
+        if overdue:
+            self.on_gpu({"gpu": None}, now)
+        if helper.descriptor < 0 or overdue:
+            helper.kill()
+            helper.close()
+            self.gpu_helper = None
+
     def on_gpu(self, report: Json, now: Now) -> None:
         """A GPU whose use can't be told (`[N/A]` with MIG, a driver that hangs) counts as used: nobody ends for it."""
         share = report.get("gpu")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+from runctl.agent.files import complain, replace_json
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, Optional
@@ -14,6 +18,35 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 VERSION = 1
+HEARTBEAT_SECONDS = 15.0
+STATE_SECONDS = 1.0
+
+
+class StateFile:
+    """`state.json`: written at once when the phase changes, within a second of other news, else as a heartbeat."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._path = os.path.join(run_dir, "state.json")
+        self._written_at = -STATE_SECONDS
+        self._written_phase = ""
+
+    def force(self) -> None:
+        """Let the next write be due whatever has been written."""
+        self._written_phase = ""
+
+    def is_due(self, phase: str, news: bool, now: Now) -> bool:
+        """Whether to write now; the caller does when it is."""
+        since = now.active - self._written_at
+        due = phase != self._written_phase or since >= HEARTBEAT_SECONDS or (news and since >= STATE_SECONDS)
+        if due:
+            self._written_at, self._written_phase = now.active, phase
+        return due
+
+    def write(self, state: Json) -> None:
+        try:
+            replace_json(self._path, state)
+        except OSError as error:
+            complain(f"state.json can't be written: {error}")
 
 
 def drain_state(drain: Optional[Drain], left: float, now: Now) -> Optional[Json]:

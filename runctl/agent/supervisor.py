@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import sys
 
 from runctl.agent import activity as life
@@ -12,7 +10,7 @@ from runctl.agent import clocks, policy, processes, record
 from runctl.agent import training as running
 from runctl.agent.child import CannotStart, Helper
 from runctl.agent.ending import Ending
-from runctl.agent.files import ExitRecord, Journal, complain, replace_json
+from runctl.agent.files import ExitRecord, Journal
 from runctl.agent.hooks import HookRun
 from runctl.agent.keeper import Keeper, RestoreFailed
 from runctl.agent.orders import OrdersFile
@@ -20,6 +18,7 @@ from runctl.agent.output import COALESCE_SECONDS, Output
 from runctl.agent.progress import Progress
 from runctl.agent.spec import read_spec
 from runctl.agent.steps import Preparation, SetupFailed
+from runctl.agent.wakeups import WakeUps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     Json = Dict[str, Any]
 
-HEARTBEAT_SECONDS = 15.0
-STATE_SECONDS = 1.0
 TICK_SECONDS = 1.0
 # While something short is waited for: a step, a drain, an end.
 BRISK_SECONDS = 0.1
@@ -57,13 +54,12 @@ class Supervisor:
         self.started = clocks.now()
         self.spec = read_spec(run_dir)
         self.umask = umask
-        self._guardian_pipe = guardian_pipe
         self._guardian = os.getppid()
         self._host_lock = host_lock
         self._me = processes.identity(os.getpid())
         self._guardian_identity = processes.identity(self._guardian)
         self.record = ExitRecord(run_dir)
-        self._state_path = os.path.join(run_dir, "state.json")
+        self._state_file = record.StateFile(run_dir)
         self.events = Journal(os.path.join(run_dir, "events.jsonl"), "seq")
         self.orders = OrdersFile(run_dir)
         self.orders.refresh()
@@ -79,19 +75,16 @@ class Supervisor:
         self.hook_runs: List[HookRun] = []
         self.ending: Optional[Ending] = None
         self.finished = False
-        self._written_at = -STATE_SECONDS
-        self._written_phase = ""
         self._dirty = True
         self._step_wait = 0.0
         self._due = 0.0
         self._read_again_at = 0.0
         self._told_lost_output = 0
         self._complaint: Optional[str] = None
-        self._poller = select.poll()
-        self._wake_reader, self._wake_writer = os.pipe()
+        self._wakeups = WakeUps(guardian_pipe)
 
     def run(self) -> None:
-        self._catch_signals()
+        self._wakeups.catch_signals(self._on_interrupt)
         self._begin()
         while not self.finished:
             woken = self._sleep()
@@ -129,43 +122,17 @@ class Supervisor:
 
     # Wake-ups
 
-    def _catch_signals(self) -> None:
-        for descriptor in (self._wake_reader, self._wake_writer):
-            os.set_blocking(descriptor, False)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_interrupt)
-        signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-        self._poller.register(self._wake_reader, select.POLLIN)
-        self._poller.register(self._guardian_pipe, 0)
-
-    def _on_interrupt(self, _number: int, _frame: object) -> None:
+    def _on_interrupt(self) -> None:
         self.seen.interrupted = True
 
     def _sleep(self) -> bool:
         """Until something happens or is due; whether it was something other than output."""
         active = clocks.now().active
-        wait = self._due - active
-        reader = self.output.reader
-        if reader >= 0:
-            until_read = self._read_again_at - active
-            if until_read > 0:
-                # Output is not even polled for: it would wake the agent for each line.
-                wait = min(wait, until_read)
-                reader = -1
-            else:
-                self._poller.register(reader, select.POLLIN)
-        ready = self._poller.poll(max(1, int(wait * 1000) + 1) if wait > 0 else 0)
-        if reader >= 0:
-            self._poller.unregister(reader)
-        woken = any(descriptor != reader for descriptor, _ in ready)
-        try:
-            while woken and os.read(self._wake_reader, 512):
-                pass
-        except BlockingIOError:
-            pass
-        return woken
+        until_due, until_read = self._due - active, self._read_again_at - active
+        if until_read > 0 and self.output.reader >= 0:
+            # Output is not even polled for: it would wake the agent for each line.
+            return self._wakeups.sleep(min(until_due, until_read), -1)
+        return self._wakeups.sleep(until_due, self.output.reader)
 
     def look_again(self) -> None:
         """Take the next turn at once."""
@@ -290,17 +257,7 @@ class Supervisor:
             if self.progress.look(self.output, keeper.newest_path, now):
                 self.activity.progress_at = now.active
                 self._dirty = True
-        helper = self.activity.gpu_helper
-        if helper is not None:
-            for report in helper.reports():
-                self.activity.on_gpu(report, now)
-            overdue = now.active > (helper.deadline or 0.0)
-            if overdue:
-                self.activity.on_gpu({"gpu": None}, now)
-            if helper.descriptor < 0 or overdue:
-                helper.kill()
-                helper.close()
-                self.activity.gpu_helper = None
+        self.activity.hear_gpu(now)
         if keeper.noticed_at is not None:
             self.activity.checkpoint_at = max(self.activity.checkpoint_at or 0.0, keeper.noticed_at)
         if keeper.durable_at != seen.durable_at:
@@ -443,23 +400,17 @@ class Supervisor:
         self.record.write(value)
 
     def write_ended(self, now: Now) -> None:
-        self._written_phase = ""
         self.seen.phase = "ended"
+        self._state_file.force()
         self._write_state(now)
 
     def _write_state(self, now: Now) -> None:
         phase = self.seen.phase
         if phase == "ending" or (self.seen.drain is not None and phase == "training"):
             phase = "draining"
-        since = now.active - self._written_at
-        due = phase != self._written_phase or since >= HEARTBEAT_SECONDS
-        if not due and not (self._dirty and since >= STATE_SECONDS):
-            return
-        self._written_at, self._written_phase, self._dirty = now.active, phase, False
-        try:
-            replace_json(self._state_path, self._state(phase, now))
-        except OSError as error:
-            complain(f"state.json can't be written: {error}")
+        if self._state_file.is_due(phase, self._dirty, now):
+            self._dirty = False
+            self._state_file.write(self._state(phase, now))
 
     def _state(self, phase: str, now: Now) -> Json:
         training, drain, orders = self.training, self.seen.drain, self.orders.current
