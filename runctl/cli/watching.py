@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -108,8 +109,9 @@ async def _show(followers: Sequence[Follower], view: View, until: Until, ends: _
         news = [each.look(now) for each in followers if not each.rested]
         try:
             view.show(news)
-        except OSError:  # a closed pipe, a terminal that is gone
-            ends.leave(Left.UNREAD)
+        except OSError as error:
+            # A terminal that is gone answers before its hang-up arrives; else it is a pipe that nobody reads.
+            ends.leave(Left.TERMINATED if error.errno == errno.EIO else Left.UNREAD)
             return
         match until:
             case Until.RESTED if all(each.rested or each.overtaken for each in followers):

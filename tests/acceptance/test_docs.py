@@ -83,9 +83,11 @@ def test_X3_every_command_of_the_docs_runs(machine: Machine) -> None:
         for name, value in PLACEHOLDERS.items():
             command = command.replace(name, value)
         directory = empty if command.startswith("runctl init") else machine.project
-        line = f"set -o pipefail; {_program()} {command.removeprefix('runctl ')}"
+        # The shell stays as the parent, and has a home of its own: one of the commands teaches it completion.
+        line = f"set -o pipefail; {_program()} {command.removeprefix('runctl ')}; exit $?"
+        environ = {**machine.environ, "HOME": str(machine.root)}
         done = subprocess.run(
-            ["bash", "-c", line], cwd=directory, env=machine.environ, capture_output=True, text=True, timeout=PATIENCE
+            ["bash", "-c", line], cwd=directory, env=environ, capture_output=True, text=True, timeout=PATIENCE
         )
         return "" if done.returncode in (0, 141) else f"{command}: {done.returncode}\n{done.stderr}"
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
+import subprocess
 
-from acceptance.machine import PATIENCE, Machine
+from acceptance.machine import PATIENCE, RUNCTL, Machine
 
 from .terminal import Terminal
 
@@ -43,6 +46,21 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(machine: Machine) -> None:
     before = machine.told("saved")[-1]["step"]
     machine.until(lambda: machine.told("saved")[-1]["step"] > before, "the training goes on")
     assert starts(machine) == 1
+
+
+def test_a_terminal_that_goes_away_without_a_hang_up_is_no_pipe(machine: Machine) -> None:
+    """Who isn't of the terminal's session learns of its end by the first write to it."""
+    master, slave = pty.openpty()
+    command = [*RUNCTL, "apply", str(machine.training(**LONG))]
+    process = subprocess.Popen(
+        command, env=machine.environ, cwd=machine.project, stdin=slave, stdout=slave, stderr=slave,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(slave)
+    machine.until(lambda: machine.told("start"), "a start")
+    os.close(master)
+    assert process.wait(PATIENCE) == 0
+    assert machine.trainings()
 
 
 def test_a_terminal_that_goes_away_hands_over_silently(machine: Machine) -> None:
