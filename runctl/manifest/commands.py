@@ -9,12 +9,29 @@ from typing import Annotated
 from pydantic import BeforeValidator
 
 from runctl.manifest.fields import Shape, refuse
+from runctl.manifest.written import items, split
 
-_HINT = "nothing is run by a shell: write an argv list, or put the line into a script and run that"
 _QUOTED = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
 _EXPANSION_ESCAPED = re.compile(r"\\.", re.DOTALL)
 _SHELL_ONLY = re.compile(r"&&|\|\||>>|<<|\$\(|[&|;<>()$`*?\n]")
 _ASSIGNMENT = re.compile(r"\s*[A-Za-z_][A-Za-z0-9_]*=")
+
+
+def _by_shell(line: str) -> str:
+    """The argv that gives a line to a shell."""
+    return items(("bash", "-c", line))
+
+
+def needs_shell(line: str) -> str:
+    """What of a line means something to a shell alone; empty if nothing does."""
+    found = _SHELL_ONLY.search(_QUOTED.sub(_bare, line))
+    return found[0].strip() or "a line break" if found is not None else ""
+
+
+def as_setup(line: str) -> str:
+    """A line as the value of `setup`: a list of one command, through a shell where the line needs one."""
+    words = None if needs_shell(line) or _ASSIGNMENT.match(line) else split(line)
+    return f"[{items(words) if words else _by_shell(line)}]"
 
 
 def _bare(match: re.Match[str]) -> str:
@@ -30,11 +47,11 @@ def split_command(value: object) -> object:
         if isinstance(value, list) and (not value or value[0] == ""):
             raise _nothing()
         return value
-    for_shell = _SHELL_ONLY.search(_QUOTED.sub(_bare, value))
-    if for_shell is not None:
-        raise refuse("shell-syntax", f"`{for_shell[0].strip() or 'a line break'}` needs a shell", _HINT)
+    advice = f"nothing is run by a shell unless you write one: `{_by_shell(value)}`"
+    if what := needs_shell(value):
+        raise refuse("shell-syntax", f"`{what}` needs a shell", advice)
     if _ASSIGNMENT.match(value):
-        raise refuse("shell-syntax", "an assignment before a command needs a shell", f"set it in `env`; {_HINT}")
+        raise refuse("shell-syntax", "an assignment before a command needs a shell", f"set it in `env`; {advice}")
     try:
         argv = shlex.split(value)
     except ValueError as error:

@@ -103,6 +103,7 @@ class _Composer:
         self._syntax_errors = 0
         self._problems: list[Diagnostic] = []
         self._anchors: dict[str, Node | None] = {}
+        self._open: list[Any] = []
         self._next: Callable[[], Any]
 
     def documents(self) -> Iterator[Document]:
@@ -122,8 +123,8 @@ class _Composer:
         except yaml.MarkedYAMLError as error:
             if started is None:
                 self._number += 1
-                self._problems = []
-            problem = explain_syntax(error, self._source, self._first_line, self._number)
+                self._problems, self._open = [], []
+            problem = explain_syntax(error, self._source, self._first_line, self._number, self._open_bracket())
             yield Document(self._number, None, (*self._problems, problem))
             self._resume_behind(error, started)
         except _Unreadable:
@@ -134,7 +135,7 @@ class _Composer:
 
     def _begin_document(self, event: Any) -> None:
         self._number += 1
-        self._problems, self._anchors = [], {}
+        self._problems, self._anchors, self._open = [], {}, []
         if self._number > MAX_DOCUMENTS:
             raise self._stop(
                 event,
@@ -142,6 +143,14 @@ class _Composer:
                 f"more than {MAX_DOCUMENTS:,} documents in one file",
                 "split it into several files",
             )
+
+    def _open_bracket(self) -> Position | None:
+        """The innermost `[` or `{` that has been read without its end."""
+        mark = next((each.start_mark for each in reversed(self._open) if each.flow_style), None)
+        if mark is None:
+            return None
+        line = self._first_line + mark.line + 1
+        return Position(line, mark.column + 1, line, mark.column + 2)
 
     def _resume_behind(self, error: yaml.MarkedYAMLError, started: int | None) -> None:
         """Go on at the next `---`: nothing but the start of a document can stand there, not even inside quotes."""
@@ -180,11 +189,13 @@ class _Composer:
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         before = self._nodes
+        self._open.append(event)
         node: Sequence | Mapping
         if kind is yaml.SequenceStartEvent:
             node = self._sequence(event, depth + 1)
         else:
             node = self._mapping(event, depth + 1)
+        self._open.pop()
         node.size += self._nodes - before
         if event.anchor is not None:
             self._anchors[event.anchor] = node

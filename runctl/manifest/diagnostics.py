@@ -44,7 +44,8 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
     """One problem. Lines, columns and documents count from 1; `end_column` is exclusive.
 
     `label` stands under the excerpt beside the carets, `hint` says what to do now; either may be empty.
-    `excerpt` is None where there is nothing to show (an empty file, one that is too large).
+    `excerpt` is None where there is nothing to show (an empty file, one that is too large). A problem of the
+    `whole_file` has the position 1:1 for programs, and none for people.
     """
 
     file: str
@@ -60,6 +61,7 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
     document: int = 1
     excerpt: Excerpt | None = None
     related: tuple[Related, ...] = ()
+    whole_file: bool = False
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

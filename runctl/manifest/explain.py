@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -23,10 +22,14 @@ class UnknownField(LookupError):
         self.hint = hint
 
 
-def explain(path: str = "") -> str:
-    """The documentation of a field, or the list of all fields for the empty path. Raises UnknownField."""
+def explain(path: str = "", columns: int | None = None) -> str:
+    """The documentation of a field, or the list of all fields for the empty path. Raises UnknownField.
+
+    Lines of a list are cut at `columns`; None cuts nothing.
+    """
     if not path:
-        return _listing(catalogue(), "")
+        width = max(len(each.path) for each in catalogue())
+        return "".join(_cut(f"{each.path:<{width}}  {_first_sentence(each)}", columns) for each in catalogue())
     entry = _find(path)
     lines = [f"{entry.path}  ({entry.kind})", "", *textwrap.wrap(entry.description, _WIDTH), ""]
     lines += [f"{label + ':':<11}{text}" for label, text in _facts(entry) if text]
@@ -35,7 +38,9 @@ def explain(path: str = "") -> str:
         for example in entry.examples:
             lines += textwrap.indent(_as_yaml(entry, example), "  ").splitlines()
     if entry.section is not None:
-        lines += ["", "fields:", _listing(children(entry.path), "  ").rstrip()]
+        lines += ["", "fields:"]
+        for each in children(entry.path):
+            lines += [f"  {each.path}", *_wrapped(_first_sentence(each)), *_wrapped(f"default: {_default(each)}")]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -53,7 +58,7 @@ def _find(path: str) -> Entry:
 def _facts(entry: Entry) -> list[tuple[str, str]]:
     accepted = entry.schema.get("enum", ())
     return [
-        ("default", "none, it has to be given" if entry.required else entry.default),
+        ("default", _default(entry)),
         ("why", entry.why),
         ("accepted", ", ".join(str(each).lower() if isinstance(each, bool) else str(each) for each in accepted)),
         ("platforms", ", ".join(entry.platforms) or _ALL_PLATFORMS),
@@ -61,15 +66,30 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
 
 
 def _as_yaml(entry: Entry, example: Any) -> str:
-    for name in reversed(entry.path.split(".")):
+    outer, _, name = entry.path.rpartition(".")
+    if outer.endswith("[]"):
+        # What the item needs beside this field, so that it can be copied as it stands.
+        needed = [each for each in children(outer.removesuffix("[]")) if each.required or each.name == name]
+        example = {each.name: example if each.name == name else each.examples[0] for each in needed}
+    else:
+        outer = entry.path
+    for name in reversed(outer.split(".")):
         example = {name.removesuffix("[]"): [example] if name.endswith("[]") else example}
-    return yaml.safe_dump(example, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    style = None if any(isinstance(each, list | dict) for each in example.values()) else False
+    return yaml.safe_dump(example, sort_keys=False, default_flow_style=style, allow_unicode=True)
 
 
-def _listing(entries: Sequence[Entry], indent: str) -> str:
-    width = max(len(each.path) for each in entries)
-    return "".join(f"{indent}{each.path:<{width}}  {_first_sentence(each.description)}\n" for each in entries)
+def _default(entry: Entry) -> str:
+    return "none, it has to be given" if entry.required else entry.default
 
 
-def _first_sentence(text: str) -> str:
-    return textwrap.shorten(text.partition(". ")[0].removesuffix("."), _WIDTH, placeholder=" …")
+def _first_sentence(entry: Entry) -> str:
+    return entry.description.partition(". ")[0].removesuffix(".")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+
+
+def _cut(line: str, columns: int | None) -> str:
+    return (line if columns is None or len(line) <= columns else line[: max(columns - 2, 1)] + " …") + "\n"

@@ -61,11 +61,27 @@ def text_of(value: object, expected: str) -> str:
     raise refuse("wrong-type", f"expected {expected}, found {found}", f"write {expected}")
 
 
-def kept_word(words: Sequence[str], read: Callable[[str], T], expected: str) -> PlainValidator:
-    """One of a few words as it is, anything else through `read`."""
-    return PlainValidator(
-        lambda value: value if isinstance(value, str) and value in words else read(text_of(value, expected))
-    )
+# What people write for "without a limit" where another word says it.
+_WITHOUT_LIMIT = frozenset(
+    {"never", "none", "no", "off", "false", "disabled", "unlimited", "infinite", "inf", "forever"}
+)
+
+
+def kept_word(word: str, read: Callable[[str], T], expected: str) -> PlainValidator:
+    """The word that means "without a limit" as it is, anything else through `read`."""
+
+    def validate(value: object) -> T | str:
+        if value == word:
+            return word
+        text = text_of(value, expected)
+        try:
+            return read(text)
+        except PydanticCustomError as error:
+            said = error.context or {}
+            hint = f"write `{word}`" if text.lower() in _WITHOUT_LIMIT else f"{said['hint']}, or `{word}`"
+            raise refuse(error.type, said["message"], hint) from None
+
+    return PlainValidator(validate)
 
 
 def _quantity(code: LiteralString, parse: Callable[[str], T], expected: str) -> Callable[[object], T]:
@@ -117,12 +133,12 @@ ShareText = Annotated[
 ]
 CapText = Annotated[
     Any,
-    kept_word(("none",), read_money, "an amount of money, such as `25 USD`, or `none`"),
+    kept_word("none", read_money, "an amount of money, such as `25 USD`, or `none`"),
     Shape("money or `none`", {"anyOf": [*_MONEY["anyOf"], {"const": "none"}]}),
 ]
 LimitText = Annotated[
     Any,
-    kept_word(("off",), read_duration, "a duration, such as `30m`, or `off`"),
+    kept_word("off", read_duration, "a duration, such as `30m`, or `off`"),
     Shape("duration or `off`", {"anyOf": [_DURATION_SCHEMA, {"const": "off"}]}),
 ]
 
@@ -151,7 +167,7 @@ Positive = Annotated[int, _positive, _positive_shape]
 Count = Annotated[int, _count, _count_shape]
 CountOrUnlimited = Annotated[
     Any,
-    kept_word(("unlimited",), lambda text: _integer(text, 0, 1_000_000), "a whole number or `unlimited`"),
+    kept_word("unlimited", lambda text: _integer(text, 0, 1_000_000), "a whole number or `unlimited`"),
     Shape("whole number or `unlimited`", {"anyOf": [_count_shape.schema, {"const": "unlimited"}]}),
 ]
 
@@ -184,15 +200,25 @@ def choice(kind: type[E]) -> tuple[PlainValidator, Shape]:
 
 
 def matching(
-    code: LiteralString, pattern: str, what: str, example: str, kind: str = "text"
+    code: LiteralString,
+    pattern: str,
+    what: str,
+    example: str,
+    kind: str = "text",
+    nearest: Callable[[str], str] = lambda _: "",
 ) -> tuple[AfterValidator, Shape]:
-    """Text of one form; `pattern` is used for the schema as well, and so has to mean the same to ECMAScript."""
+    """Text of one form; `pattern` is used for the schema as well, and so has to mean the same to ECMAScript.
+
+    `nearest` makes of another text one of that form, which was probably meant; empty if there is none.
+    """
     compiled = re.compile(pattern, re.ASCII)
 
     def check(text: str) -> str:
         if compiled.fullmatch(text):
             return text
-        raise refuse(code, f"`{text}` is not {what}", f"write {what}, such as `{example}`")
+        near = nearest(text)
+        hint = f"did you mean `{near}`?" if near else f"write {what}, such as `{example}`"
+        raise refuse(code, f"`{text}` is not {what}", hint)
 
     return AfterValidator(check), Shape(kind, {"type": "string", "pattern": f"^({pattern})$"})
 

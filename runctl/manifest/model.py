@@ -47,6 +47,7 @@ from runctl.manifest.shorthands import (
     SetupText,
     known_version,
 )
+from runctl.manifest.written import as_name
 
 API_VERSION = "runctl/v1"
 KIND = "Job"
@@ -421,7 +422,12 @@ class Manifest(Section):
     name: Annotated[
         str,
         *matching(
-            "bad-name", NAME_PATTERN, "a name of 1 to 63 lowercase letters, digits and `-`", "resnet-cifar", "name"
+            "bad-name",
+            NAME_PATTERN,
+            "a name of 1 to 63 lowercase letters, digits and `-`",
+            "resnet-cifar",
+            "name",
+            as_name,
         ),
     ] = described(
         "The job's identity in its store: applying the same name again attaches to the same job.",

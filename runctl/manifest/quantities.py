@@ -131,7 +131,10 @@ def parse_money(text: str) -> Money:
         raise QuantityError(f"`{text}` is not an amount of money", MONEY_HINT)
     currency = match["currency"] or "USD"
     if currency.upper() not in {"USD", "$"}:
-        raise QuantityError(f"`{currency}` is not a currency that prices are known in", MONEY_HINT)
+        raise QuantityError(
+            f"`{currency}` is not a currency that prices are known in",
+            f"only `USD` is known: write the amount in US dollars, such as `{match['amount']} USD`",
+        )
     micros = Decimal(match["dollars"] or match["amount"]) * MICROS_PER_DOLLAR
     if micros != micros.to_integral_value():
         raise QuantityError(f"`{text}` is finer than a millionth of a dollar", MONEY_HINT)

@@ -16,6 +16,13 @@ class Recognition(StrEnum):
 
 _DECLARED = re.compile(rb"""^(?:\xef\xbb\xbf)?(?:\{\s*|---\s+)?["']?apiVersion["']?\s*:\s*["']?runctl/""", re.MULTILINE)
 
+_FIELDS = (re.compile(rb"^name[ \t]*:", re.MULTILINE), re.compile(rb"^script[ \t]*:", re.MULTILINE))
+
+
+def looks_like_a_job(text: bytes) -> bool:
+    """Whether a file that isn't recognised has the two fields of a job at its top level."""
+    return all(each.search(text) for each in _FIELDS)
+
 
 def recognise(name: str, text: bytes) -> Recognition:
     """Whether a file that was found in a directory is a manifest, also one with errors. Needn't see all of the text."""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from runctl.manifest.catalogue import catalogue, children, without_indices
+from runctl.manifest.catalogue import Entry, catalogue, children, without_indices
 from runctl.manifest.diagnostics import At, Finding, closest, one_of
+from runctl.manifest.written import item, items, scalar, split
 
 _KEY = "[key]"
+_ARGV = ("args", "launcher")
+# The field of a section that a single value is most likely meant for.
+_MEANT = {
+    "checkpoint": ("every",),
+    "cost": ("cap",),
+    "group": ("max_parallel", "cap"),
+    "instance": ("platform",),
+    "limits": ("duration",),
+    "retry": ("failures", "interruptions"),
+    "stop": ("signal",),
+}
 _EXPECTED = {"string_type": "text", "tuple_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}
 
 
@@ -30,7 +43,7 @@ def finding_of(error: ErrorDetails) -> Finding:
         case "missing":
             return _missing(path)
         case "extra_forbidden":
-            return _unknown(path)
+            return _unknown(path, error["input"])
         case "string_type" | "tuple_type" | "dict_type" | "model_type" as kind:
             return _wrong_type(path, _EXPECTED[kind], error["input"])
         case code:
@@ -75,11 +88,14 @@ def _missing(path: str) -> Finding:
     )
 
 
-def _unknown(path: str) -> Finding:
+def _unknown(path: str, value: Any) -> Finding:
     section, _, name = path.rpartition(".")
     known = [each.name for each in children(without_indices(section).removesuffix("[]"))]
     near = closest(name, known)
-    if near is not None:
+    if name == "spot" and section in ("", "instance"):
+        capacity = f"capacity: {'on-demand' if value == 'false' else 'spot'}"
+        hint = f"did you mean `{capacity}`?" if section else f"did you mean `instance: {{{capacity}}}`?"
+    elif near is not None:
         hint = f"did you mean `{near}`?"
     else:
         elsewhere = [each.path for each in catalogue() if each.name == name and "[]" not in each.path]
@@ -94,19 +110,55 @@ def _unknown(path: str) -> Finding:
     )
 
 
+def _as_list(path: str, value: str) -> str:
+    """How text that stands for a list would be written as one: arguments are taken apart as a shell would."""
+    name = _name(path)
+    entry = next((each for each in catalogue() if each.path == path), None)
+    if entry is not None and entry.section is not None:
+        return f"write a list, such as `{name}: [{{{', '.join(_example(each) for each in children(path))}}}]`"
+    words = split(value) if path in _ARGV else [value]
+    if words is None:
+        return f"close the quote, and write a list, such as `{name}: {items(('--epochs', '30'))}`"
+    return f"write it in brackets, `{name}: {items(words)}`, or one item a line behind `- `"
+
+
+def _example(entry: Entry) -> str:
+    example = entry.examples[0]
+    return f"{entry.name}: {items(example) if isinstance(example, list) else item(example)}"
+
+
+def _meant_field(entry: Entry, value: Any) -> str:
+    """The field of the section that takes this value; empty if none of the likely ones does."""
+    if entry.section is None or entry.repeated or not isinstance(value, str):
+        return ""
+    for name in _MEANT.get(entry.path, ()):
+        try:
+            entry.section.model_validate({name: value})
+        except ValidationError:
+            continue
+        return name
+    return ""
+
+
 def _wrong_type(path: str, expected: str, value: Any) -> Finding:
     found = "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "a mapping"
     if expected == "text" and found == "a mapping":
         hint = "quote the value if its `: ` belongs to it"
     elif expected == "a list" and found == "text":
-        hint = f"write it in brackets, `{_name(path)}: [{value}]`, or one item a line behind `- `"
+        hint = _as_list(path, value)
     elif expected != "a mapping":
         hint = f"write {expected}"
     else:
         wanted = without_indices(path).removesuffix("[]")
         entry = next((each for each in catalogue() if each.path == wanted), None)
-        fields = one_of([each.name for each in children(entry.path)]) if entry and entry.section else ""
-        hint = f"its fields are {fields}" if fields else f"write {expected}"
+        names = [each.name for each in children(entry.path)] if entry and entry.section else []
+        meant = _meant_field(entry, value) if entry is not None else ""
+        if meant:
+            hint = f"did you mean `{_name(path)}: {{{meant}: {scalar(value)}}}`?"
+        elif names:
+            hint = f"its {'field is' if len(names) == 1 else 'fields are'} {one_of(names)}"
+        else:
+            hint = f"write {expected}"
     return Finding(
         code="wrong-type",
         path=path,

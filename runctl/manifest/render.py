@@ -36,7 +36,9 @@ def render_one(diagnostic: Diagnostic, theme: Theme = Theme.PLAIN) -> str:
     lines = [f"{tint.severity(diagnostic.severity.value)}{tint.bold(': ' + visible(diagnostic.message))}"]
     numbers = [diagnostic.line, *(each.position.line for each in diagnostic.related)]
     margin = " " * len(str(max(numbers)))
-    place = f"{visible(diagnostic.file)}:{diagnostic.line}:{diagnostic.column}"
+    place = visible(diagnostic.file)
+    if not diagnostic.whole_file:
+        place += f":{diagnostic.line}:{diagnostic.column}"
     lines.append(f"{margin} {tint.frame('-->')} {place}")
     bar = f"{margin}  {tint.frame('|')}"
     if excerpt is not None:

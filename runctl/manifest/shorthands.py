@@ -6,7 +6,8 @@ from pydantic import AfterValidator, GetPydanticSchema
 from pydantic_core import CoreSchema, core_schema
 
 from runctl.manifest import job as inner
-from runctl.manifest.commands import COMMAND, Command
+from runctl.manifest.commands import COMMAND, Command, as_setup
+from runctl.manifest.diagnostics import closest
 from runctl.manifest.fields import VERBATIM, Shape, matching, refuse, refuse_word
 from runctl.manifest.section import Section
 
@@ -124,7 +125,18 @@ def _setup(value: Any) -> Any:
     raise refuse(
         "unknown-value",
         f"`{value}` is not a way to set up",
-        f"write `auto`, `none`, or a list of commands: `[{value}]`" if value else "write `auto` or `none`",
+        _meant_by_setup(value),
+    )
+
+
+def _meant_by_setup(value: str) -> str:
+    near = closest(value, _SETUP_WORDS)
+    if near is not None:
+        return f"did you mean `{near}`?"
+    return (
+        f"write `auto`, `none`, or a list of commands: `setup: {as_setup(value)}`"
+        if value
+        else "write `auto` or `none`"
     )
 
 

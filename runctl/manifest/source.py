@@ -87,6 +87,7 @@ def decode(content: bytes, file: str) -> Source | Diagnostic:
             severity=Severity.ERROR,
             message=f"the file is larger than {MAX_BYTES:,} bytes, and a manifest isn't",
             hint="was another file meant? several jobs fit better in several files",
+            whole_file=True,
         )
     try:
         text = content.decode()

@@ -29,16 +29,7 @@ _EXPLAINED: tuple[tuple[str, str, str], ...] = (
         "not indented like its neighbours",
         "indent keys of one section alike, with spaces; a value that starts with `[`, `{` or a quote ends with it",
     ),
-    (
-        "did not find expected ',' or",
-        "the list or mapping in brackets isn't closed or lacks a comma",
-        "close it, or put a comma between its parts",
-    ),
-    (
-        "expected ',' or",
-        "the list or mapping in brackets isn't closed or lacks a comma",
-        "close it, or put a comma between its parts",
-    ),
+    ("node content", "a value is missing here", "write it, or remove the comma or colon before it"),
     ("cannot start any token", "a value can't start with this character", _QUOTE_IT),
     ("unexpected end of stream", "a quote isn't closed", "close the quote"),
     ("unexpected document indicator", "a quote isn't closed before this line", "close the quote"),
@@ -64,8 +55,13 @@ _EXPLAINED: tuple[tuple[str, str, str], ...] = (
 _INDENT_WITH_TAB = re.compile(r"[ ]*\t")
 
 
-def explain_syntax(error: MarkedYAMLError, source: Source, first_line: int, document: int) -> Diagnostic:
-    """The diagnostic for a syntax error in text that starts at `first_line` (from 0) of `source`."""
+def explain_syntax(
+    error: MarkedYAMLError, source: Source, first_line: int, document: int, bracket: Position | None = None
+) -> Diagnostic:
+    """The diagnostic for a syntax error in text that starts at `first_line` (from 0) of `source`.
+
+    `bracket` is the place of the innermost bracket that was open there.
+    """
     mark = error.problem_mark or error.context_mark
     assert mark is not None, "libyaml marks every error of its scanner and parser"
     line = min(first_line + mark.line + 1, len(source.lines))
@@ -81,9 +77,15 @@ def explain_syntax(error: MarkedYAMLError, source: Source, first_line: int, docu
         )
     column = min(mark.column + 1, len(source.lines[line - 1]) + 1)
     problem = error.problem or "unreadable"
+    at = Position(line=line, column=column, end_line=line, end_column=column + 1)
+    if bracket is not None:
+        at = max(at, _behind(bracket), key=lambda each: (each.line, each.column))
+        ends = _document_ends(source, at)
+        if (ends and "node content" in problem) or "expected ',' or" in problem:
+            return _not_closed(source, at, bracket, document, ends)
     label, hint = next(((label, hint) for start, label, hint in _EXPLAINED if start in problem), (problem, ""))
     return source.diagnose(
-        Position(line=line, column=column, end_line=line, end_column=column + 1),
+        at,
         "yaml-syntax",
         f"not YAML: {error.context + ', ' if error.context else ''}{problem}",
         label=label,
@@ -91,6 +93,31 @@ def explain_syntax(error: MarkedYAMLError, source: Source, first_line: int, docu
         document=document,
         related=_context(error, source, first_line, line),
     )
+
+
+def _not_closed(source: Source, at: Position, opening: Position, document: int, ends: bool) -> Diagnostic:
+    """A list or mapping in brackets that isn't closed where its document `ends`, or goes on where it can't."""
+    bracket = source.lines[opening.line - 1][opening.column - 1]
+    closing = "]" if bracket == "[" else "}"
+    return source.diagnose(
+        at,
+        "yaml-syntax",
+        f"not YAML: `{bracket}` on line {opening.line} isn't closed" + ("" if ends else ", or a comma is missing"),
+        label="the document ends here" if ends else "can't go on like this",
+        hint=f"close it with `{closing}`" + ("" if ends else ", or put a comma between its parts"),
+        document=document,
+        related=((opening, "opened here"),) if opening.line < at.line else (),
+    )
+
+
+def _document_ends(source: Source, at: Position) -> bool:
+    rest = source.lines[at.line - 1][at.column - 1 :]
+    return (at.column == 1 and rest.startswith("---")) or not "".join([rest, *source.lines[at.line :]]).strip()
+
+
+def _behind(place: Position) -> Position:
+    """The next column: libyaml's own mark lies before the bracket where a text ends without a line break."""
+    return Position(place.line, place.column + 1, place.line, place.column + 2)
 
 
 def _context(

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from runctl.manifest.source import MAX_BYTES
+from runctl.manifest.compose import EventParser, compose, pure_parser
+from runctl.manifest.source import MAX_BYTES, Source
 from tests.manifest import FIRST, loaded, problems
 
 _LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -105,6 +106,31 @@ def test_problems_past_the_hundredth_are_counted() -> None:
     found = loaded(FIRST + "".join(f"x{number}: 1\n" for number in range(150)))
     assert len(found.diagnostics) == 101
     assert found.diagnostics[-1].message == "50 more problems from here on"
+
+
+@pytest.mark.parametrize("parser", [None, pure_parser], ids=["libyaml", "pure"])
+@pytest.mark.parametrize(
+    ("text", "message", "position"),
+    [
+        ("a: [", "not YAML: `[` on line 1 isn't closed", (1, 5)),
+        ("a: [[1]\n\n", "not YAML: `[` on line 1 isn't closed", (3, 1)),
+        ("a: [b\n---\nc: d\n", "not YAML: `[` on line 1 isn't closed", (2, 1)),
+        ("--- 1\n---\na: {b: c\n", "not YAML: `{` on line 3 isn't closed", (4, 1)),
+        ("a:\n- [x, {b: 1]\n", "not YAML: `{` on line 2 isn't closed, or a comma is missing", (2, 12)),
+    ],
+)
+def test_a_bracket_that_is_not_closed_is_named(
+    text: str, message: str, position: tuple[int, int], parser: EventParser | None
+) -> None:
+    """Which bracket, and on which line; with either parser."""
+    found = [each for document in compose(Source("job.yaml", text), parser) for each in document.problems]
+    assert [(each.message, each.line, each.column) for each in found] == [(message, *position)]
+
+
+def test_a_value_that_is_missing_in_brackets_is_no_open_bracket() -> None:
+    """`[a, , b]` is closed."""
+    (problem,) = loaded("a: [b, , c]\n").diagnostics
+    assert (problem.label, problem.column) == ("a value is missing here", 8)
 
 
 def test_a_syntax_error_ends_its_document_only() -> None:

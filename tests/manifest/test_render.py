@@ -69,15 +69,15 @@ hint: keep one of them
     (
         "name: a\nscript: a.py\nargs: [--note, --lr\nenv: {}\n",
         """\
-error: not YAML: while parsing a flow sequence, did not find expected ',' or ']'
+error: not YAML: `[` on line 3 isn't closed, or a comma is missing
   --> job.yaml:4:4
    |
  3 | args: [--note, --lr
-   |       - started here
+   |       - opened here
  4 | env: {}
-   |    ^ the list or mapping in brackets isn't closed or lacks a comma
+   |    ^ can't go on like this
    |
-hint: close it, or put a comma between its parts
+hint: close it with `]`, or put a comma between its parts
 """,
     ),
     (
@@ -149,7 +149,7 @@ error: `&&` needs a shell
  3 | setup: ["a &&
    |         ^^^^^
    |
-hint: nothing is run by a shell: write an argv list, or put the line into a script and run that
+hint: nothing is run by a shell unless you write one: `[bash, -c, "a && b"]`
 """,
     ),
     (
@@ -250,7 +250,9 @@ def test_without_excerpt_or_hint() -> None:
     assert render([plain]) == "error: no\n  --> f:1:1\n"
     assert render([]) == ""
     (problem,) = loaded(b"x" * 2_000_000).diagnostics
-    assert render([problem]).startswith("error: the file is larger than 1,048,576 bytes")
+    assert render([problem]).startswith(
+        "error: the file is larger than 1,048,576 bytes, and a manifest isn't\n  --> job.yaml\n"
+    )
 
 
 def test_summary() -> None:

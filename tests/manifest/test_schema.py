@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,37 @@ def test_an_explanation() -> None:
         "  checkpoint: {on_deadline: save}\n"
     )
     assert "accepted:  auto, true, false\n" in explain("wait")
+
+
+def test_a_section_lists_its_fields_with_their_defaults() -> None:
+    """Golden text."""
+    assert explain("retry").partition("fields:\n")[2] == (
+        "  retry.interruptions\n"
+        "    After how many interruptions (the machine was taken away) it starts again\n"
+        "    default: `unlimited`\n"
+        "  retry.failures\n"
+        "    After how many failures of the training it starts again\n"
+        "    default: `0`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry", [each for each in catalogue() if len(each.examples) == 1], ids=lambda each: str(each.path)
+)
+def test_the_example_of_an_explanation_is_whole(entry: Any) -> None:
+    """Copied into a manifest as it is printed, it lacks nothing."""
+    text = textwrap.dedent(explain(entry.path).partition("examples:\n")[2].partition("\nfields:")[0])
+    needed = "".join(f"{each}: a.py\n" for each in ("name", "script") if each != entry.path)
+    found = {each.code for each in loaded(needed + text).diagnostics}
+    assert found - BETWEEN_FIELDS - {"bad-name"} == set(), text
+
+
+def test_a_list_of_fields_is_cut_only_where_a_width_is_given() -> None:
+    """A pipe gets whole lines, a terminal one line for each field."""
+    assert "…" not in explain()
+    lines = explain("", 60).splitlines()
+    assert len(lines) == len(catalogue())
+    assert max(map(len, lines)) == 60
 
 
 def test_paths_of_list_items_may_be_written_in_any_way() -> None:

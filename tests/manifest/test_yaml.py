@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from runctl.manifest import compose as composing
 from runctl.manifest.compose import compose, fastest_parser, pure_parser
+from runctl.manifest.recognising import Recognition, looks_like_a_job, recognise
 from runctl.manifest.source import Source, decode
 from tests.manifest import FIRST, job, loaded
 
@@ -156,3 +157,13 @@ def test_the_pure_parser_is_taken_where_libyaml_is_missing(monkeypatch: pytest.M
     """PyYAML says whether it was built with libyaml."""
     monkeypatch.setattr(composing.yaml, "__with_libyaml__", False)
     assert fastest_parser() is pure_parser
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [(b"name: a\nscript: a.py\n", True), (b"script : x\nname : y\n", True), (b"a:\n  name: x\n  script: y\n", False)],
+)
+def test_a_job_without_its_version_is_told_from_other_yaml(text: bytes, found: bool) -> None:
+    """`name` and `script` at the top level: it is no manifest to a directory, but worth a word."""
+    assert recognise("a.yaml", text) is Recognition.OTHER_CONTENT
+    assert looks_like_a_job(text) is found
