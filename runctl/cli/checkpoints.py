@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 
 class ListByDefault(TyperGroup):
-    """`checkpoints NAME` is `checkpoints list NAME`."""
+    """`checkpoints NAME` is `checkpoints list NAME`, also for the shell that completes it."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        names = self.commands["list"].params[0].shell_complete(ctx, incomplete)
+        return [*names, *super().shell_complete(ctx, incomplete)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = ["list", *args]
+        if not args and not ctx.resilient_parsing:
+            ctx.fail("name a job: `runctl checkpoints NAME`")
         return super().parse_args(ctx, args)
 
 

@@ -38,14 +38,14 @@ def complete_job(incomplete: str) -> list[str]:
 
 
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name.", autocompletion=complete_job)]
-JobNames = Annotated[list[str], typer.Argument(metavar="NAME", help="The jobs' names.", autocompletion=complete_job)]
+JobNames = Annotated[list[str], typer.Argument(metavar="NAME…", help="The jobs' names.", autocompletion=complete_job)]
 MaybeJobName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="The job's name.", autocompletion=complete_job)
 ]
 Manifests = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILES", help="Manifests, directories of them, or `-` for the standard input.", show_default=False
+        metavar="FILE…", help="Manifests, directories of them, or `-` for the standard input.", show_default=False
     ),
 ]
 Output = Annotated[TextOrJson, typer.Option("-o", "--output", help="Form of the output on stdout.")]

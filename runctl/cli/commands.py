@@ -68,13 +68,29 @@ def load(name: str, entry: Entry) -> Any:
     target = getattr(import_module(f"runctl.cli.{entry.module}"), entry.attribute)
     if isinstance(target, typer.Typer):
         target.info.help = entry.summary
-        command = typer.main.get_group(target)
-        command.name = name
-        return command
+        group = typer.main.get_group(target)
+        group.name = name
+        for each in group.commands.values():
+            # Else the list of commands cuts it where it would have to wrap.
+            each.short_help = cleandoc(each.help or "").partition(".\n")[0].partition(". ")[0].removesuffix(".") + "."
+            _name_arguments_plainly(each)
+        return group
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     details = cleandoc(target.__doc__ or "")
     app.command(name, help=f"{entry.summary}\n\n{details}", context_settings=CONTEXT)(target)
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    _name_arguments_plainly(command)
+    return command
+
+
+def _name_arguments_plainly(command: Any) -> None:
+    """`NAME` and `[FILE…]` in the help: neither Python's types nor the parser's own signs."""
+    for each in command.params:
+        if each.param_type_name == "argument":
+            shown = each.metavar or each.name.upper()
+            pieces = [shown if each.required else f"[{shown}]"]
+            each.get_usage_pieces = lambda _context, pieces=pieces: pieces
+            each.display_type_rich = lambda *_args, **_kwargs: None
 
 
 def _version(wanted: bool) -> None:

@@ -56,10 +56,19 @@ def run() -> int:
 
     At most one runs in a home: a second one ends at once, with 0.
     """
-    from runctl.cli.jobs import home
-    from runctl.reconciler.background import run_background
+    from runctl.cli.jobs import opened_to_read, settled
+    from runctl.cli.streams import say
+    from runctl.reconciler.background import background_pid, run_background
 
-    return run_background(home(), os.environ)
+    with opened_to_read() as (home, store):
+        uids = [each.record.uid for each in store.jobs()] if store is not None else []
+        idle = store is None or all(settled(store, uid)[1] for uid in uids)
+    pid = background_pid(home)
+    if pid is not None:
+        say(f"a controller runs already (pid {pid}); its log is `{home.controller_log}`")
+    elif idle:
+        say("nothing to do: no job runs or waits for one; `runctl apply job.yaml` gives it one")
+    return run_background(home, os.environ)
 
 
 @app.command(context_settings=CONTEXT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from typing import Any
 
@@ -67,6 +68,28 @@ def translate(error: BaseException) -> Failure | None:
             ExitCode.PERMISSION, _where(error), now=_SAFE, hint="set RUNCTL_HOME to a directory that can be written"
         )
     return None
+
+
+# What the parser of the command line says, and what we do.
+_PLAIN_WORDS = (
+    (r"\.$", ""),
+    (r"'([^']*)'", r"`\1`"),
+    (r"\. Did you mean", "; did you mean"),
+    (r"Value error, ", ""),
+    (r"Input should be greater than or equal to (\S+)", r"it has to be \1 or more"),
+    (r"Input should be less than or equal to (\S+)", r"it has to be \1 or less"),
+    (r"Input should be a valid integer.*", "it has to be a whole number"),
+    (r"^Invalid value for ((?:`[^`]*`(?: / )?)+): ", r"\1: "),
+    (r"^Got unexpected extra arguments? ?(?:\(s\) )?\((.*)\)$", r"more than it takes: `\1`"),
+)
+
+
+def in_plain_words(message: str) -> str:
+    """A message of the parser of the command line in our manner: lower case, no final period, no word of Python's."""
+    message = message.strip()
+    for pattern, words in _PLAIN_WORDS:
+        message = re.sub(pattern, words, message)
+    return message[:1].lower() + message[1:]
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -24,13 +24,17 @@ def explain(
     ] = "",
 ) -> int:
     """Without a field, lists all of them."""
+    import shutil
+    import sys
+
     from runctl.cli.errors import Failure
-    from runctl.cli.streams import data
+    from runctl.cli.streams import data, is_tty
     from runctl.manifest.explain import UnknownField
     from runctl.manifest.explain import explain as documentation
 
+    columns = shutil.get_terminal_size().columns if is_tty(sys.stdout) else None
     try:
-        data(documentation(field).rstrip("\n"))
+        data(documentation(field, columns).rstrip("\n"))
     except UnknownField as error:
         raise Failure(ExitCode.INVALID, str(error), hint=error.hint) from None
     return ExitCode.OK

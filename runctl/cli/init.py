@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_EXAMPLE = "train.py"
+
+
 def init(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="Where to write it; made if need be.")] = ".",
     example: Annotated[
@@ -19,6 +22,7 @@ def init(
     ] = False,
 ) -> int:
     """Never overwrites a file. The manifest is named `job.yaml`, the job after the directory."""
+    import shlex
     from pathlib import Path
 
     from runctl.cli.streams import clean, say
@@ -29,14 +33,18 @@ def init(
     template = _template("job.yaml").replace("NAME", _job_name(target)).replace("SCRIPT", script)
     files = {target / "job.yaml": template}
     if example:
-        files[target / "train.py"] = _template("train.py")
-        files[target / "job.yaml"] = template.replace(f"script: {script}", "script: train.py")
+        files[target / _EXAMPLE] = _template(_EXAMPLE)
+        files[target / "job.yaml"] = template.replace(f"script: {script}", f"script: {_EXAMPLE}")
     _refuse_to_overwrite(list(files))
     for path, text in files.items():
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
         say(clean(f"wrote {path}"))
-    say(clean(f"next: runctl plan {target / 'job.yaml'}"))
+    plan = f"runctl plan {shlex.quote(str(target / 'job.yaml'))}"
+    if (target / (_EXAMPLE if example else script)).is_file():
+        say(clean(f"next: {plan}"))
+    else:
+        say(clean(f"next: set `script` in it first, as there is no `{target / script}`; then {plan}"))
     return ExitCode.OK
 
 
@@ -56,9 +64,9 @@ def _script_of(directory: Path) -> str:
 
 
 def _job_name(directory: Path) -> str:
-    import re
+    from runctl.manifest.written import as_name
 
-    words = re.sub(r"[^a-z0-9]+", "-", directory.resolve().name.lower()).strip("-")[:40].strip("-")
+    words = as_name(directory.resolve().name)[:40].strip("-")
     return words if words and words[0].isalpha() else f"job-{words}".strip("-")
 
 

@@ -69,12 +69,11 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _usage(error: Any) -> int:
-    from runctl.cli.errors import Failure, show
+    from runctl.cli.errors import Failure, in_plain_words, show
 
     context = getattr(error, "ctx", None)
     advice = f"`{context.command_path} --help` says what it takes" if context is not None else ""
-    message = error.format_message().strip().rstrip(".")
-    show(Failure(ExitCode.INVALID, message[:1].lower() + message[1:], hint=advice))
+    show(Failure(ExitCode.INVALID, in_plain_words(error.format_message()), hint=advice))
     return ExitCode.INVALID
 
 

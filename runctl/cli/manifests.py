@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +14,10 @@ import msgspec
 from runctl.cli.errors import shown
 from runctl.cli.exit_codes import ExitCode
 from runctl.cli.streams import coloured, say
-from runctl.manifest.diagnostics import Diagnostic, Severity, has_errors
+from runctl.manifest.diagnostics import Diagnostic, Severity, closest, has_errors, one_of
 from runctl.manifest.job import Position, SourcedJob
 from runctl.manifest.load import duplicate_names, load
-from runctl.manifest.recognising import Recognition, recognise
+from runctl.manifest.recognising import Recognition, looks_like_a_job, recognise
 from runctl.manifest.render import Theme, render
 from runctl.manifest.source import MAX_BYTES, Source
 
@@ -66,7 +67,7 @@ def read(named: Sequence[str]) -> Read:
         refusals += loaded.refusals
     diagnostics += duplicate_names(jobs)
     if not texts and not diagnostics:
-        diagnostics.append(_nothing_found(named))
+        diagnostics.append(_nothing_found(named, [name for name, _ in skipped]))
     return Read(
         files=tuple(texts),
         jobs=tuple(jobs),
@@ -118,6 +119,8 @@ def _inside(directory: str, diagnostics: list[Diagnostic]) -> Iterator[str]:
 def _content(name: str) -> bytes:
     """The bytes, cut off behind the size that is refused anyway."""
     if name == STDIN:
+        if sys.stdin is None:
+            raise OSError(0, "the standard input is closed", name)
         return sys.stdin.buffer.read(MAX_BYTES + 1)
     with open(name, "rb") as file:
         kind = os.fstat(file.fileno()).st_mode
@@ -133,10 +136,33 @@ def _base(name: str) -> str:
 
 def _unreadable(name: str, error: OSError) -> Diagnostic:
     why = (error.strerror or str(error)).lower()
-    return _whole_file(name, "unreadable-file", f"the file can't be read: {why}", "check its path and permissions")
+    hint = _near(Path(name)) if isinstance(error, FileNotFoundError) else "check its path and permissions"
+    return _whole_file(name, "unreadable-file", f"the file can't be read: {why}", hint)
 
 
-def _nothing_found(named: Sequence[str]) -> Diagnostic:
+def _near(missing: Path) -> str:
+    """What was probably meant by a file that isn't there."""
+    if not missing.parent.is_dir():
+        return f"there is no directory `{missing.parent}`"
+    try:
+        there = [
+            each.name for each in missing.parent.iterdir() if recognise(each.name, b"") is not Recognition.OTHER_NAME
+        ]
+    except OSError:
+        return "check its path and permissions"
+    near = closest(missing.name, there)
+    if near is not None:
+        return f"did you mean `{missing.with_name(near)}`?"
+    return (
+        f"`{missing.parent}` holds {one_of(sorted(there)[:5])}" if there else f"`{missing.parent}` holds no YAML file"
+    )
+
+
+def _nothing_found(named: Sequence[str], skipped: Sequence[str]) -> Diagnostic:
+    for name in skipped:
+        if looks_like_a_job(_content(name)):
+            hint = f"name it to have it read all the same, such as `runctl validate {shlex.quote(name)}`"
+            return _whole_file(name, "no-manifest", "it has no `apiVersion: runctl/v1`", f"add that line, or {hint}")
     return _whole_file(
         " ".join(named),
         "no-manifest",
@@ -148,5 +174,5 @@ def _nothing_found(named: Sequence[str]) -> Diagnostic:
 def _whole_file(name: str, code: str, message: str, hint: str) -> Diagnostic:
     return Diagnostic(
         file=name, line=1, column=1, end_line=1, end_column=2, code=code, severity=Severity.ERROR, message=message,
-        hint=hint,
+        hint=hint, whole_file=True,
     )  # fmt: skip

@@ -22,24 +22,28 @@ class Form(StrEnum):
 def validate(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILES", help="Manifests, directories of them, or `-`. Default: the current directory."),
+        typer.Argument(metavar="FILE…", help="Manifests, directories of them, or `-`. Default: the current directory."),
     ] = None,
     output: Annotated[
         Form, typer.Option("-o", "--output", help="text for people, json, or github for workflow annotations.")
     ] = Form.TEXT,
 ) -> int:
-    """Looks at the text alone: nothing is started, and no machine or account is asked.
+    """Looks at the text alone: nothing is started, no machine or account is asked, and the script isn't looked for:
+    that is what `runctl plan` does.
 
     Exits with 2 if there is an error; warnings are shown and pass.
     """
+    import msgspec
+
     from runctl.cli.manifests import read, show
     from runctl.cli.streams import clean, data, data_json, say
-    from runctl.manifest.diagnostics import github_annotation, has_errors, to_json
+    from runctl.manifest.diagnostics import Severity, github_annotation, has_errors, to_json
 
     found = read(files or ["."])
     match output:
         case Form.TEXT:
             show(found.diagnostics)
+            show(msgspec.structs.replace(each, severity=Severity.WARNING) for each in found.refusals)
             say(clean(_summary(found)))
         case Form.JSON:
             data_json(to_json(found.diagnostics), indent=2)
@@ -60,7 +64,7 @@ def _summary(found: Read) -> str:
         parts.append(f"{_count(len(found.skipped), 'other YAML file')} skipped")
     text = f"{', '.join(parts)}: {summary(found.diagnostics) or 'no problems'}"
     if found.refusals:
-        text += f"; `apply` of this version refuses {_count(len(found.refusals), 'field')}"
+        text += f"; `apply` of this version refuses {_count(len(found.refusals), 'part')}, shown above"
     return text
 
 
