@@ -29,7 +29,7 @@ class Detach(StrEnum):
 def apply(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILES", help="Manifests, directories of them, or `-`.", show_default=False),
+        typer.Argument(metavar="FILE…", help="Manifests, directories of them, or `-`.", show_default=False),
     ] = None,
     wait: Annotated[
         bool | None,
@@ -37,7 +37,9 @@ def apply(
     ] = None,
     detach: Annotated[
         Detach | None,
-        typer.Option("--detach", help="Leave once the start is acknowledged, or as soon as a controller has them."),
+        typer.Option(
+            "--detach", help="Leave: `now` as soon as a controller has them, `started` once the start is acknowledged."
+        ),
     ] = None,
     replace: Replace = False,
     rerun: Rerun = False,
