@@ -24,7 +24,7 @@ def main(entry: str, arguments: List[str]) -> int:
         from runctl.agent.guardian import guard
 
         return guard(entry, arguments[1], umask=int(arguments[2], 8))
-    if len(arguments) == 6 and arguments[0] == "--agent":
+    if len(arguments) == 7 and arguments[0] == "--agent":
         from runctl.agent.supervisor import supervise
 
         descriptors = [int(number) for number in arguments[3:]]

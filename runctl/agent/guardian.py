@@ -13,9 +13,11 @@ import os
 import signal
 import time
 
-from runctl.agent import cgroup, clocks, hostlock, leftovers, processes
+from runctl.agent import cgroup, clocks, hostlock, leftovers, policy, processes
+from runctl.agent.beats import Listener
 from runctl.agent.detach import run_program
 from runctl.agent.files import ExitRecord, complain, create_json, read_json, write_all
+from runctl.agent.orders import OrdersFile
 from runctl.agent.spec import BadSpec, Spec, read_spec
 
 TYPE_CHECKING = False
@@ -66,13 +68,14 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
         record.write({**value, "holder": refusal.holder})
         return 1
     lock.write_holder(_holder(spec, me, me, started))
-    agent, pipe = _start_agent(entry, spec, umask, run_lock, lock.descriptor)
+    agent, pipe, beats = _start_agent(entry, spec, umask, run_lock, lock.descriptor)
     lock.write_holder(_holder(spec, processes.identity(agent), me, started))
-    status = _wait_for(agent)
+    status, hung = _wait_for(agent, Listener(beats, clocks.now()), OrdersFile(run_dir), started)
     gone = processes.kill_attempt(os.getpid(), spec.run_id, set(), KILL_SECONDS, _ignore_exit)
     cgroup.remove(spec.run_id)
     if not record.exists():
-        detail = f"the agent {_describe(status)}; its exit code, if the training had one, is not known"
+        how = "gave no sign of life and was ended" if hung else _describe(status)
+        detail = f"the agent {how}; the training's exit code, if it had one, is not known"
         value = _ending(run_dir, spec, started, "lost", detail)
         record.write({**value, "descendants_gone": gone})
     record.release()
@@ -124,27 +127,33 @@ def _pass_fence(spec: Spec) -> None:
         os.close(descriptor)
 
 
-def _start_agent(entry: str, spec: Spec, umask: int, *locks: int) -> "tuple[int, int]":
-    """Fork the agent; it sees the pipe close when the guardian dies. Returns its pid and the guardian's end of the
-    pipe.
+def _start_agent(entry: str, spec: Spec, umask: int, *locks: int) -> "tuple[int, int, int]":
+    """Fork the agent; it sees a pipe close when the guardian dies, and gives signs of life through another. Returns its
+    pid and the guardian's ends of the two.
     """
     reader, writer = os.pipe()
+    beats, beating = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
-            for descriptor in (reader, *locks):
+            kept = (reader, *locks, beating)
+            for descriptor in kept:
                 os.set_inheritable(descriptor, True)
-            numbers = [str(descriptor) for descriptor in (reader, *locks)]
+            numbers = [str(descriptor) for descriptor in kept]
             run_program(entry, ["--agent", spec.run_dir, f"{umask:o}", *numbers])
         finally:
             os._exit(1)
     os.close(reader)
-    return pid, writer
+    os.close(beating)
+    return pid, writer, beats
 
 
-def _wait_for(agent: int) -> int:
-    """Wait for the agent to end. A request to end that comes here (the host shuts down) is passed on to it."""
+def _wait_for(agent: int, listener: Listener, orders: OrdersFile, started: clocks.Now) -> "tuple[int, bool]":
+    """Wait for the agent to end, and end it if it hangs: how it ended, and whether it hung. A request to end that comes
+    here (the host shuts down) is passed on to it.
+    """
+    hung = False
 
     def pass_on(number: int, _frame: object) -> None:
         processes.signal_one(agent, number)
@@ -152,9 +161,19 @@ def _wait_for(agent: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
     while True:
-        pid, status = os.waitpid(-1, 0)
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == agent:
-            return status
+            return status, hung
+        if pid != 0:
+            continue
+        orders.refresh()
+        beaten = listener.wait(policy.money_left(orders.current, started, clocks.now()))
+        now = clocks.now()
+        if beaten:
+            listener.heard(now)
+        elif listener.is_dead(now, policy.money_left(orders.current, started, now)):
+            hung = True
+            processes.signal_one(agent, signal.SIGKILL)
 
 
 def _ignore_exit(_pid: int, _status: int) -> None:

@@ -95,6 +95,8 @@ class Keeper:
             for report in self.helper.reports():
                 if "restored" in report:
                     self._restored = report["restored"]
+                elif "damaged" in report:
+                    self._event("checkpoint_damaged", report["damaged"])
                 else:
                     raise RestoreFailed(str(report.get("failed") or report.get("error")))
             if self._restored is None and ended:

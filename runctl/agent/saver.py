@@ -48,6 +48,29 @@ def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int) -> Callable
     return work
 
 
+def _newest_good(source: str, name: str, target_dir: str, report: Report) -> str:
+    """Restore a durable checkpoint, or the newest before it that is whole, saying so as `damaged`. Raises Damaged."""
+    from runctl.checkpoints import durable, restoring
+
+    job, attempt, seq = source.rsplit("/", 2)
+    root, uid = os.path.split(job)
+    older = [each for each in durable.list_durable(root, uid) if (each.attempt, each.seq) < (int(attempt), int(seq))]
+    try:
+        return restoring.restore_durable(source, name, target_dir)
+    except durable.Damaged as error:
+        first, why = error, str(error)
+    for each in reversed(older):
+        before = str(each.manifest.get("name"))
+        try:
+            path = restoring.restore_durable(each.path, before, target_dir)
+        except durable.Damaged:
+            continue
+        instead = f"`{before}` of attempt {each.attempt}, the newest whole one before it"
+        report({"damaged": f"{why}; going on from {instead}"})
+        return path
+    raise first
+
+
 def prepare(spec: Spec) -> Callable[[Report], None]:
     """Before the start: sweep torn copies, make sure that copies can be made, restore. Reports `restored` (a path
     or "").
@@ -74,7 +97,7 @@ def prepare(spec: Spec) -> Callable[[Report], None]:
                     wanted.source, wanted.name, checkpoint.dir, checkpoint.format, checkpoint.command
                 )
             else:
-                path = restoring.restore_durable(wanted.source, wanted.name, checkpoint.dir)
+                path = _newest_good(wanted.source, wanted.name, checkpoint.dir, report)
         except durable.Damaged as error:
             report({"failed": f"the checkpoint to go on from can't be used: {error}"})
         except OSError as error:

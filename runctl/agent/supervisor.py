@@ -8,6 +8,7 @@ import sys
 from runctl.agent import activity as life
 from runctl.agent import clocks, policy, processes, record
 from runctl.agent import training as running
+from runctl.agent.beats import Beats
 from runctl.agent.child import CannotStart, Helper
 from runctl.agent.ending import Ending
 from runctl.agent.files import ExitRecord, Journal
@@ -34,11 +35,11 @@ BRISK_SECONDS = 0.1
 LOST_KILL_SECONDS = 30.0
 
 
-def supervise(run_dir: str, umask: int, guardian_pipe: int, run_lock: int, host_lock: int) -> int:
+def supervise(run_dir: str, umask: int, guardian_pipe: int, run_lock: int, host_lock: int, beats: int) -> int:
     """Run the attempt of a run directory to its end. The two locks are held by being open."""
-    for descriptor in (guardian_pipe, run_lock, host_lock):
+    for descriptor in (guardian_pipe, run_lock, host_lock, beats):
         os.set_inheritable(descriptor, False)
-    agent = Supervisor(run_dir, umask, guardian_pipe, host_lock)
+    agent = Supervisor(run_dir, umask, guardian_pipe, host_lock, Beats(beats))
     try:
         agent.run()
     except BaseException as error:
@@ -50,7 +51,7 @@ def supervise(run_dir: str, umask: int, guardian_pipe: int, run_lock: int, host_
 
 
 class Supervisor:
-    def __init__(self, run_dir: str, umask: int, guardian_pipe: int, host_lock: int) -> None:
+    def __init__(self, run_dir: str, umask: int, guardian_pipe: int, host_lock: int, beats: Beats) -> None:
         self.started = clocks.now()
         self.spec = read_spec(run_dir)
         self.umask = umask
@@ -82,6 +83,7 @@ class Supervisor:
         self._told_lost_output = 0
         self._complaint: Optional[str] = None
         self._wakeups = WakeUps(guardian_pipe)
+        self._beats = beats
 
     def run(self) -> None:
         self._wakeups.catch_signals(self._on_interrupt)
@@ -97,6 +99,7 @@ class Supervisor:
     def turn(self, now: Now) -> None:
         """One look at everything, and what follows from it."""
         self._step_wait = TICK_SECONDS
+        self._beats.beat(now, policy.money_left(self.orders.current, self.started, now))
         processes.reap(self._on_exit)
         if os.getppid() != self._guardian:
             self.lose("the guardian died")

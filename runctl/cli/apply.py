@@ -133,7 +133,8 @@ def _submit(
         except (NameTaken, NotFound):
             if planned:
                 raise
-            proposals = [propose(store, each.prepared, replace=replace, rerun=rerun) for each in proposals]
+            now = datetime.now(UTC)
+            proposals = [propose(store, each.prepared, now, replace=replace, rerun=rerun) for each in proposals]
             refuse_unapplicable(proposals, "runctl apply FILES")
     return submit(store, proposals, owner(), datetime.now(UTC), replace=replace)
 

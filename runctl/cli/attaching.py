@@ -21,7 +21,7 @@ from runctl.cli.views import JsonLines, Lines, Live, View
 from runctl.cli.watching import Left, Until, watch
 from runctl.home import Home
 from runctl.planner.reapply import Reapply
-from runctl.planner.record import Phase, Record
+from runctl.planner.record import Desired, Phase, Record
 from runctl.reconciler.applying import Submitted
 from runctl.reconciler.background import ensure_background
 from runctl.store.interface import NotFound, Store
@@ -46,6 +46,9 @@ def attend(
 ) -> ExitCode:
     """Control and show the jobs just submitted; the code of their outcome, or 0 once they are in other hands."""
     followers = [_follower(home, store, each) for each in submitted]
+    for follower, each in zip(followers, submitted, strict=True):
+        if each.asked is not None:
+            follower.await_apply(each.asked, each.proposal.prepared.job, each.proposal.prepared.source)
     if stay is Stay.NOT_AT_ALL:
         hand_over(home, store, followers)
         return _detached(followers, output, "a controller in the background has")
@@ -68,6 +71,15 @@ def leave(home: Home, store: Store, followers: Sequence[Follower], left: Left, o
         case Left.ACKNOWLEDGED:
             hand_over(home, store, followers)
             return _detached(followers, output, "detached:")
+        case Left.REFUSED:
+            hand_over(home, store, followers)
+            named = ", ".join(f"`{each.record.name}`" for each in followers if each.refused)
+            raise Failure(
+                ExitCode.BUSY,
+                f"{named} was changed by somebody else at the same moment",
+                now="nothing of this apply was done to it",
+                hint="apply again; `runctl events NAME` shows what the other change was",
+            )
         case Left.INTERRUPTED:
             hand_over(home, store, followers)
             return _detached(followers, output, "detached:")
@@ -166,7 +178,7 @@ def _newest_event(store: Store, record: Record) -> int:
 def _detached(followers: Sequence[Follower], output: TextOrJson, how: str) -> ExitCode:
     if output is TextOrJson.TEXT:
         names = " ".join(clean(each.record.name) for each in followers)
-        verb = "goes on" if len(followers) == 1 else "go on"
+        verb = _what_becomes(followers)
         state = ", ".join(sorted({each.record.phase.value for each in followers}))
         if any(each.record.phase is Phase.QUEUED for each in followers):
             state += ": waiting for the machine"
@@ -175,6 +187,15 @@ def _detached(followers: Sequence[Follower], output: TextOrJson, how: str) -> Ex
         say(f"  wait    runctl wait {names}")
         say(f"  stop    runctl stop {names}")
     return ExitCode.OK
+
+
+def _what_becomes(followers: Sequence[Follower]) -> str:
+    asked = {each.record.desired for each in followers}
+    if asked == {Desired.STOPPED}:
+        return "is being stopped"
+    if asked <= {Desired.CANCELLED, Desired.DELETED}:
+        return "is being cancelled"
+    return "goes on" if len(followers) == 1 else "go on"
 
 
 def _trouble(message: str) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def cost(name: MaybeJobName = None, output: TableOutput = TableOrJson.TABLE) -> int:
-    """The ledger of a job: each machine's time, its rate and where that comes from. Without a name, all jobs and sums.
+    """The ledger of a job: each machine's time, its rate and where that comes from. Without a name, every run of all
+    jobs and their sum; a run that `apply --rerun` has superseded is shown by its uid.
 
     Machines without a price (`instance.hourly_rate`) aren't in it.
     """
@@ -25,7 +26,10 @@ def cost(name: MaybeJobName = None, output: TableOutput = TableOrJson.TABLE) -> 
 
     now = datetime.now(UTC)
     with opened_to_read() as (home, store):
-        found = [find(store, name)] if name is not None else (store.jobs() if store is not None else [])
+        if name is not None:
+            found = [find(store, name)]
+        else:
+            found = [run for each in store.jobs() for run in store.runs(each.record.name)] if store is not None else []
         sights: list[Sight] = [look(home, store, each, now) for each in found] if store is not None else []
     if output is TableOrJson.JSON:
         shown: Any = document(sights[0]) if name is not None else sums_document(sights)

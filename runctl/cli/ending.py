@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from runctl.home import Home
     from runctl.planner.record import Attempt, Record
     from runctl.planner.requests import Request
-    from runctl.store.interface import Store
+    from runctl.store.interface import Store, Versioned
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it is done, or leave it to the controller.")]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept with the job's events.")]
@@ -77,7 +78,7 @@ def delete(
 
     span, now = parse_timeout(timeout), datetime.now(UTC)
     with opened() as (home, store):
-        sights = [look(home, store, each, now) for each in find_all(store, names)]
+        sights = [look(home, store, each, now) for each in _with_earlier(store, find_all(store, names))]
         if not force:
             _refuse_to_lose(sights)
         _confirm(sights, checkpoints=checkpoints, yes=yes)
@@ -86,6 +87,17 @@ def delete(
         if not checkpoints and code is ExitCode.OK and wait:
             _say_where(home, sights)
         return code
+
+
+def _with_earlier(store: Store, found: Sequence[Versioned]) -> list[Versioned]:
+    """The jobs, each with the runs that it superseded: those have no name of their own any more. A run that was named
+    by its uid comes alone."""
+    named: dict[str, Versioned] = {}
+    for each in found:
+        runs = store.runs(each.record.name)
+        current = bool(runs) and runs[-1].record.uid == each.record.uid
+        named.update((run.record.uid, run) for run in (runs if current else [each]))
+    return list(named.values())
 
 
 def _ask(
@@ -165,14 +177,14 @@ def _refuse_to_lose(sights: Sequence[Sight]) -> None:
 
 def _unsaved(sight: Sight) -> str:
     """What of a live training no durable checkpoint holds; empty if nothing is known to be missing."""
-    from runctl.cli.render.words import ago
+    from runctl.cli.render.words import span
 
     record = sight.record
     if record.live is None or record.live.training_at is None:
         return ""
     if sight.checkpoint is None:
         return (
-            f"`{record.name}` has trained since {ago(record.live.training_at, sight.now)} without a durable checkpoint"
+            f"`{record.name}` has trained for {span(sight.now - record.live.training_at)} without a durable checkpoint"
         )
     if sight.vitals is not None and sight.vitals.unsaved:
         return f"the newest checkpoint of `{record.name}` isn't durable yet"
@@ -187,15 +199,19 @@ def _confirm(sights: Sequence[Sight], *, checkpoints: bool, yes: bool) -> None:
 
     if yes:
         return
-    named = ", ".join(f"`{each.record.name}`" for each in sights)
+    runs = Counter(each.record.name for each in sights)
+    named = ", ".join(f"`{name}`" + (f" ({number} runs)" if number > 1 else "") for name, number in runs.items())
     if not is_tty(sys.stdin):
         raise Failure(
             ExitCode.INVALID, f"deleting {named} needs `--yes` where nobody can be asked", now="nothing was changed"
         )
     saved = sum(each.durable for each in sights)
-    kept = f"with up to {saved} durable checkpoints" if checkpoints else "its checkpoints stay"
-    if not typer.confirm(clean_line(f"delete {named} with logs and history; {kept}?"), err=True):
-        raise Failure(ExitCode.CANCELLED_OR_STOPPED, "not deleted")
+    if checkpoints:
+        question = f"Delete {named}, with logs, history, and up to {saved} durable checkpoints?"
+    else:
+        question = f"Delete {named}, with logs and history? Durable checkpoints are kept."
+    if not typer.confirm(clean_line(question), err=True):
+        raise Failure(ExitCode.CANCELLED_OR_STOPPED, "not deleted", now="nothing was changed")
 
 
 def _say_where(home: Home, sights: Sequence[Sight]) -> None:

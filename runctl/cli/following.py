@@ -9,7 +9,8 @@ import msgspec
 from runctl.cli.jobs import settled
 from runctl.cli.sight import Sight, look
 from runctl.home import Home
-from runctl.planner.record import Desired, Event, Record
+from runctl.manifest.job import Job
+from runctl.planner.record import Desired, Event, Record, Source
 from runctl.providers.local.logs import read_output, read_setup, setup_end, tail_offset
 from runctl.reconciler.controller import rests
 from runctl.store.interface import NotFound, Store
@@ -39,6 +40,7 @@ class Follower:
     """One job: events above `after`, and the logs of attempts from `attempt` on (None: of none).
 
     `rested` is true when nothing is left to come: the job rests with no request open, and all of its output was read.
+    `refused` is true when an apply that is awaited was answered, and the job was not made so.
     `overtaken` is true when the request that is awaited was answered, and another one since lets the job run again.
     """
 
@@ -47,7 +49,9 @@ class Follower:
         self.rested = False
         self.deleted = False
         self.overtaken = False
+        self.refused = False
         self._awaited: int | None = None
+        self._applied: tuple[int, Job, Source] | None = None
         self._home = home
         self._store = store
         self._seq = after
@@ -65,6 +69,15 @@ class Follower:
     def await_answer(self, serial: int) -> None:
         """Look out for the answer to this request, which asked for an end."""
         self._awaited = serial
+
+    def await_apply(self, serial: int, job: Job, source: Source) -> None:
+        """Look out for the answer to this request, which asked for the job to be so."""
+        self._applied = serial, job, source
+
+    @property
+    def unanswered(self) -> bool:
+        """The request that asked for a change of the job is still open."""
+        return self._applied is not None
 
     def look(self, now: datetime) -> News:
         name = self.record.name
@@ -85,6 +98,10 @@ class Follower:
             output=output,
         )
         self.rested = resting and news.nothing
+        if self._applied is not None and self.record.answered >= self._applied[0]:
+            _, job, source = self._applied
+            known = ((each.job, each.source.code_hash) for each in self.record.generations)
+            self.refused, self._applied = (job, source.code_hash) not in known, None
         answered = self._awaited is not None and self.record.answered >= self._awaited
         self.overtaken = answered and self.record.desired is Desired.RUN and not rests(self.record)
         return news

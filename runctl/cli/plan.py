@@ -31,9 +31,9 @@ def plan(
     from runctl.cli import saved_plan
     from runctl.cli.jobs import opened
     from runctl.cli.manifests import read_to_apply
-    from runctl.cli.proposing import preview_of, propose_all
+    from runctl.cli.proposing import missing_secrets, preview_of, propose_all
     from runctl.cli.render.plan import document
-    from runctl.cli.streams import clean, data, data_json
+    from runctl.cli.streams import clean, data, data_json, warn
     from runctl.planner.preview import render
 
     found = read_to_apply(files)
@@ -47,5 +47,8 @@ def plan(
         data_json(document(proposals, previews), indent=2)
     else:
         data("\n".join(clean(render(each)) for each in previews).rstrip("\n"))
+    if missing := missing_secrets(proposals):
+        named = ", ".join(f"`{each}`" for each in missing)
+        warn(f"not in the environment: {named}; `apply` refuses to start without")
     changed = any(each.changed for each in previews)
     return ExitCode.CHANGES if detailed and changed else ExitCode.OK

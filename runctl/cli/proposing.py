@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from runctl.cli.errors import Failure, shown
 from runctl.cli.exit_codes import ExitCode
@@ -29,7 +29,24 @@ def propose_all(store: Store, home: Home, found: Read, *, replace: bool, rerun: 
     prepared = [each for sourced in found.jobs if (each := _prepared(sourced, found, home)) is not None]
     if len(prepared) < len(found.jobs):
         raise shown(ExitCode.INVALID)
-    return [propose(store, each, replace=replace, rerun=rerun) for each in prepared]
+    now = datetime.now(UTC)
+    proposals = [propose(store, each, now, replace=replace, rerun=rerun) for each in prepared]
+    if rerun:
+        refuse_rerun(proposals)
+    return proposals
+
+
+def refuse_rerun(proposals: Sequence[Proposal]) -> None:
+    """End with 2 if a job that `--rerun` is asked for isn't finished: nothing of it may be left behind."""
+    for each in proposals:
+        if each.found is not None and each.found.record.outcome is None:
+            name, phase = each.prepared.job.name, each.found.record.phase
+            raise Failure(
+                ExitCode.INVALID,
+                f"`{name}` isn't finished ({phase}): `--rerun` starts a new run of a job that is",
+                now="nothing was changed",
+                hint=f"without `--rerun` it goes on; `runctl cancel {name}` ends it for good",
+            )
 
 
 def preview_of(proposal: Proposal, now: datetime) -> Preview:
@@ -62,9 +79,9 @@ def refuse_unapplicable(proposals: Sequence[Proposal], command: str) -> None:
         raise shown(ExitCode.INVALID)
 
 
-def refuse_without_secrets(proposals: Sequence[Proposal]) -> None:
-    """End with 10 if a training that would start needs a secret that isn't in the environment."""
-    missing = sorted(
+def missing_secrets(proposals: Sequence[Proposal]) -> list[str]:
+    """The names of secrets that a training which would start needs, and that aren't in the environment."""
+    return sorted(
         {
             secret.name
             for each in proposals
@@ -73,6 +90,11 @@ def refuse_without_secrets(proposals: Sequence[Proposal]) -> None:
             if secret.source is None and secret.name not in os.environ
         }
     )
+
+
+def refuse_without_secrets(proposals: Sequence[Proposal]) -> None:
+    """End with 10 if one of them is missing."""
+    missing = missing_secrets(proposals)
     if missing:
         named = ", ".join(f"`{each}`" for each in missing)
         raise Failure(

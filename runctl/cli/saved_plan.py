@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -101,7 +102,7 @@ def _still(planned: Planned, plan: SavedPlan, home: Home, store: Store) -> Propo
     if now.source.code_hash != planned.prepared.source.code_hash:
         old, new = planned.prepared.source.code_hash[:12], now.source.code_hash[:12]
         raise _moved(f"the code of `{name}` was {old}, it is {new}")
-    proposal = propose(store, planned.prepared, replace=plan.replace, rerun=plan.rerun)
+    proposal = propose(store, planned.prepared, datetime.now(UTC), replace=plan.replace, rerun=plan.rerun)
     found = proposal.found.record if proposal.found else None
     if (found.uid if found else None) != planned.uid:
         raise _moved(f"`{name}` is another run now" if found else f"`{name}` is gone")

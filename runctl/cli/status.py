@@ -23,6 +23,9 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Go on until the jobs rest; with json, a line for each change.")
     ] = False,
+    all_runs: Annotated[
+        bool, typer.Option("--all", help="Runs that `apply --rerun` has superseded, too; each goes by its uid.")
+    ] = False,
 ) -> int:
     """Reads this home's store and run directories; asks no machine and no network.
 
@@ -30,14 +33,14 @@ def status(
     """
     if watch:
         return _watch(name, output)
-    sights = _look(name)
+    sights = _look(name, all_runs)
     _print(sights, name, output)
     if output is Listing.TABLE:
         _advise(sights, name)
     return ExitCode.OK
 
 
-def _look(name: str | None) -> list[Sight]:
+def _look(name: str | None, all_runs: bool = False) -> list[Sight]:
     from datetime import UTC, datetime
 
     from runctl.cli.jobs import find, opened_to_read
@@ -48,6 +51,8 @@ def _look(name: str | None) -> list[Sight]:
             found = [find(store, name)]
         else:
             found = store.jobs() if store is not None else []
+        if store is not None and all_runs:
+            found = [run for each in found for run in store.runs(each.record.name)]
         reader: Store | None = store
         return [look(home, reader, each, datetime.now(UTC)) for each in found] if reader is not None else []
 

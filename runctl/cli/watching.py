@@ -33,6 +33,7 @@ class Left(Enum):
 
     RESTED = "every job is finished or rests, or was asked otherwise since"
     ACKNOWLEDGED = "every start is acknowledged, or waits for the machine"
+    REFUSED = "a change was not made"
     INTERRUPTED = "Ctrl-C"
     TERMINATED = "the terminal or the session is going away"
     TIMED_OUT = "the time is over"
@@ -113,17 +114,24 @@ async def _show(followers: Sequence[Follower], view: View, until: Until, ends: _
             # A terminal that is gone answers before its hang-up arrives; else it is a pipe that nobody reads.
             ends.leave(Left.TERMINATED if error.errno == errno.EIO else Left.UNREAD)
             return
+        if any(each.refused for each in followers):
+            ends.leave(Left.REFUSED)
+            return
         match until:
             case Until.RESTED if all(each.rested or each.overtaken for each in followers):
                 ends.leave(Left.RESTED)
                 return
-            case Until.ACKNOWLEDGED if all(each.rested or acknowledged(each.record) for each in followers):
+            case Until.ACKNOWLEDGED if all(each.rested or _is_acknowledged(each) for each in followers):
                 ends.leave(Left.RESTED if all(each.rested for each in followers) else Left.ACKNOWLEDGED)
                 return
             case Until.RESTED | Until.ACKNOWLEDGED:
                 await anyio.sleep(BREATH_SECONDS if any(each.output for each in news) else LOOK_SECONDS)
             case _:
                 assert_never(until)
+
+
+def _is_acknowledged(follower: Follower) -> bool:
+    return not follower.unanswered and acknowledged(follower.record)
 
 
 def acknowledged(record: Record) -> bool:

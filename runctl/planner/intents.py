@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import assert_never
 
 import msgspec
 
 from runctl.planner.money import reservation
+from runctl.planner.observed import Observed
 from runctl.planner.passing import Pass
 from runctl.planner.reapply import Change, Reapply, decide
-from runctl.planner.record import Desired, Generation
-from runctl.planner.requests import Apply, AssumeDead, CancelJob, DeleteJob, Request, StopJob
+from runctl.planner.record import Desired, Generation, Record
+from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
 
 def absorb(step: Pass) -> Pass:
@@ -19,6 +21,11 @@ def absorb(step: Pass) -> Pass:
         if asked.serial > step.record.answered:
             step = _answer(step, asked.request).to(answered=asked.serial)
     return step
+
+
+def anticipate(record: Record, requests: tuple[Asked, ...], now: datetime) -> Record:
+    """The record as it will be once the requests that are open are answered."""
+    return absorb(Pass(record=record, observed=Observed(requests=requests), now=now)).record
 
 
 def _answer(step: Pass, request: Request) -> Pass:

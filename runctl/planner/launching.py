@@ -12,7 +12,7 @@ import msgspec
 from runctl.manifest.job import Busy
 from runctl.manifest.quantities import format_duration, format_money
 from runctl.planner.actions import AskToStop, Launch
-from runctl.planner.money import Room, affordable, allowance, duration_left, least_useful, rate_of, reservation, room
+from runctl.planner.money import Room, affordable, allowance, duration_left, needs, rate_of, reservation, room
 from runctl.planner.observed import Absent, Holder, MachineSeen
 from runctl.planner.ordering import orders_for
 from runctl.planner.passing import Pass
@@ -130,13 +130,10 @@ def _limits_clear(record: Record, step: Pass) -> Clearance | None:
             return Waits(Gate.BUDGET, message, step.now + LOOK_AGAIN)
         case Room.NONE:
             committed = step.observed.group.committed
-            left_micros = format_money(max(0, allowance(record, committed, step.now) or 0))
+            money = format_money(max(0, allowance(record, committed, step.now) or 0))
             time = affordable(record, committed, step.now) or timedelta(0)
-            return Spent(
-                OutcomeType.CAP_REACHED,
-                f"the {left_micros} that the cap leaves last {format_duration(time)}, "
-                f"less than a final save needs ({format_duration(least_useful(record.job))})",
-            )
+            lasts = f"the {money} that the cap leaves last {format_duration(time)}"
+            return Spent(OutcomeType.CAP_REACHED, f"{lasts}, and {needs(record.job)}")
         case _:  # pragma: no cover
             assert_never(found)
 

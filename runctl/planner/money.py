@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from runctl.manifest.job import Job, Platform
+from runctl.manifest.quantities import format_duration
 from runctl.planner.observed import GroupSeen
 from runctl.planner.record import Attempt, Interval, Record
 
@@ -130,6 +131,11 @@ def room(record: Record, group: GroupSeen, now: datetime) -> Room:
 def least_useful(job: Job) -> timedelta:
     """An attempt that can't last this long isn't launched: its final save alone would take the money."""
     return job.checkpoint.grace.delta + LEAST_TRAINING + CAP_MARGIN
+
+
+def needs(job: Job) -> str:
+    """What a start needs, in words."""
+    return f"a start needs more than {format_duration(least_useful(job))} ({job.checkpoint.grace} for the final save)"
 
 
 def duration_left(record: Record) -> timedelta | None:

@@ -9,12 +9,14 @@ import msgspec
 
 from runctl.manifest.job import Job
 from runctl.manifest.quantities import format_duration, format_money, format_size
-from runctl.planner.money import affordable, cost_of, least_useful, rate_of, reservation, spent
+from runctl.planner.money import affordable, cost_of, least_useful, needs, rate_of, reservation, spent
 from runctl.planner.reapply import Change, Decision, Effect, Reapply
 from runctl.planner.record import Desired, Generation, Record, Source
 from runctl.planner.reminders import DEAR_PER_HOUR
 
 Line = tuple[str, str]
+
+STARTS = (Reapply.CREATE, Reapply.RESUME, Reapply.REPLACE)
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,10 +36,11 @@ def preview(
 ) -> Preview:
     """The plan of applying `job`. Pure: `now` only dates what is relative to it."""
     as_if = _as_if(record, job, source, decision, now)
+    short = _short(as_if, now)
     worst = _worst_case(as_if, now)
     return Preview(
         name=job.name,
-        headline=_headline(record, decision),
+        headline=f"will not start: {short}" if short and decision.kind in STARTS else _headline(record, decision),
         changed=decision.kind not in (Reapply.ATTACH, Reapply.REPORT),
         lines=(
             ("machine", _machine(job)),
@@ -64,6 +67,8 @@ def render(plan: Preview) -> str:
     for change in plan.diff:
         mark = "~" if change.effect is Effect.IN_PLACE else "!"
         out.append(f"  {mark} {change.path}: {change.before or 'unset'} → {change.after or 'unset'} ({change.effect})")
+    if not plan.changed:
+        return "\n".join(out) + "\n"
     out.extend(f"  {label.ljust(width)}  {text}" for label, text in plan.lines if text)
     out.extend(f"  warning: {text}" for text in plan.warnings)
     return "\n".join(out) + "\n"
@@ -90,6 +95,8 @@ def _headline(record: Record | None, decision: Decision) -> str:
             outcome = record.outcome.type if record and record.outcome else "being cancelled"
             return f"unchanged, {outcome}: apply reports that and starts nothing (--rerun starts a new run)"
         case Reapply.RESUME:
+            if record is None or record.checkpoint is None:
+                return "will begin anew: there is no durable checkpoint"
             return "will go on from its newest durable checkpoint"
         case Reapply.CHANGE_IN_PLACE:
             return "will be changed in place"
@@ -147,9 +154,19 @@ def _cost(record: Record, worst: int | None, now: datetime) -> str:
             f"{format_money(cost_of(rate.hourly, grace))} ({job.checkpoint.grace}) of it held back for the final save"
         )
         parts.append(f"the cap of {job.cost.cap} ends it after {format_duration(max(time, timedelta(0)))}, {save}")
-        if time <= least_useful(job):
-            parts.append("nothing is launched, since that leaves no time to train")
+    if job.group.cap is not None:
+        parts.append(f"all jobs of its group together at most {job.group.cap}")
     return "; ".join(parts)
+
+
+def _short(record: Record, now: datetime) -> str:
+    """Why the cap leaves too little to start with; empty if it doesn't."""
+    job, rate, time = record.job, rate_of(record.job), affordable(record, 0, now)
+    if rate is None or job.cost.cap is None or time is None or time > least_useful(job):
+        return ""
+    enough = format_money(spent(record, now) + cost_of(rate.hourly, least_useful(job)))
+    left = format_duration(max(time, timedelta(0)))
+    return f"the cap leaves {left}, and {needs(job)}: `cost.cap` has to be above {enough}"
 
 
 def _limits(job: Job) -> str:

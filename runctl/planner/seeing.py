@@ -48,14 +48,14 @@ def take_in(step: Pass) -> Pass:
         case Live():
             return _report(_advance(step, live, seen))
         case Ended():
-            step = _checkpoint(step, seen.newest)
+            step = _checkpoint(step, live, seen.newest, seen.durable)
             step = _bill(step, live, seen.started_at)
             now = step.record.live
             assert now is not None
             now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
             return _close(_report(step.with_attempt(now)), now, seen.end, seen.ended_at)
         case Dead():
-            step = _checkpoint(step, seen.newest)
+            step = _checkpoint(step, live, seen.newest, seen.durable)
             step = _bill(step, live, seen.started_at)
             now = step.record.live
             assert now is not None
@@ -81,7 +81,7 @@ def _lost(detail: str) -> AttemptEnd:
 
 
 def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
-    step = _checkpoint(_bill(step, live, seen.started_at), seen.newest)
+    step = _checkpoint(_bill(step, live, seen.started_at), live, seen.newest, seen.durable)
     if live.started_at is None:
         step = step.say("Normal", "AgentStarted", f"the agent of attempt {live.number} is up")
     now = step.record.live
@@ -107,11 +107,14 @@ def _bill(step: Pass, live: Attempt, started_at: datetime | None) -> Pass:
     return step.to(ledger=(*step.record.ledger, interval))
 
 
-def _checkpoint(step: Pass, newest: CheckpointRef | None) -> Pass:
+def _checkpoint(step: Pass, live: Attempt, newest: CheckpointRef | None, durable: int) -> Pass:
+    """Take over the newest durable checkpoint; `durable` is how many the attempt has had, several perhaps new."""
     old = step.record.checkpoint
     if newest is None or (old is not None and (old.attempt, old.seq) >= (newest.attempt, newest.seq)):
         return step
     message = f"`{newest.name}` ({format_size(newest.bytes)}) is durable"
+    if durable - live.durable > 1:
+        message += f", and so were {durable - live.durable - 1} before it"
     return step.to(checkpoint=newest).say("Normal", "CheckpointSaved", message)
 
 
@@ -144,11 +147,25 @@ def _close(
     return step.say("Normal" if quiet else "Warning", "AttemptEnded", f"attempt {live.number}: {end_text(end)}")
 
 
+END_WORDS = {
+    EndReason.CAP: "ended for the cap",
+    EndReason.DURATION: "ended for limits.duration",
+    EndReason.DEADLINE: "ended for the checkpoint deadline",
+    EndReason.HANG: "ended as hung",
+    EndReason.IDLE: "ended as idle",
+    EndReason.STOP: "stopped",
+    EndReason.REPLACE: "stopped to be replaced",
+    EndReason.CANCEL: "cancelled",
+    EndReason.INTERRUPTION: "interrupted",
+}
+
+
 def end_text(end: AttemptEnd) -> str:
-    """`exited with 0`, `killed by SIGKILL …`, `cap: …`."""
+    """`exited with 0`, `killed by signal 9`, `ended for the cap: …`."""
     if end.reason is EndReason.EXITED:
         if end.exit_code is not None:
             return f"exited with {end.exit_code}"
         by = f"killed by signal {end.signal}"
         return f"{by} (the kernel was out of memory)" if end.oom else by
-    return f"{end.reason.value.replace('_', ' ')}: {end.detail}" if end.detail else end.reason.value.replace("_", " ")
+    word = END_WORDS.get(end.reason, end.reason.value.replace("_", " "))
+    return f"{word}: {end.detail}" if end.detail else word

@@ -90,11 +90,14 @@ Finding = tuple[Truth, str, str]
 def _launched(step: Pass) -> Finding:
     live = step.record.live
     if live is None:
-        message = waiting_for(step) or ""
-        return "False", "NoAttempt", message
+        return "False", _why_none(step), waiting_for(step) or ""
     if live.started_at is None:
         return "False", "Launching", f"attempt {live.number}"
     return "True", "AgentUp", f"attempt {live.number}"
+
+
+def _why_none(step: Pass) -> str:
+    return "Ended" if step.record.attempt is not None else "NoAttempt"
 
 
 def _reachable(step: Pass) -> Finding:
@@ -113,7 +116,7 @@ def _reachable(step: Pass) -> Finding:
 def _synced(step: Pass) -> Finding:
     live = step.record.live
     if live is None or live.started_at is None:
-        return "False", "NoAttempt", ""
+        return "False", _why_none(step), ""
     return "True", "Verified", f"code {step.record.generation_of(live).source.code_hash[:12]}"
 
 

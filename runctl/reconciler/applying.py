@@ -15,6 +15,7 @@ import msgspec
 
 from runctl.home import Home
 from runctl.manifest.job import Job, SourcedJob
+from runctl.planner.intents import anticipate
 from runctl.planner.reapply import Decision, Reapply, decide
 from runctl.planner.record import Desired, Event, Generation, Phase, Record, Source
 from runctl.planner.requests import Apply
@@ -43,7 +44,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """What applying `prepared` would do, given what the store held a moment ago."""
+    """What applying `prepared` would do, given what the store held a moment ago: `found` is the job as it will be once
+    the requests that were open then are answered."""
 
     prepared: Prepared
     found: Versioned | None
@@ -51,9 +53,12 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
+    """`asked` is the serial of the request that was put, None if none was needed."""
+
     name: str
     uid: str
     proposal: Proposal
+    asked: int | None = None
 
 
 def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prepared:
@@ -99,16 +104,23 @@ def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prep
     )
 
 
-def propose(store: Store, prepared: Prepared, *, replace: bool, rerun: bool) -> Proposal:
+def propose(store: Store, prepared: Prepared, now: datetime, *, replace: bool, rerun: bool) -> Proposal:
     """Compare with the job of that name. Reads the store, changes nothing."""
     try:
-        found: Versioned | None = store.current(prepared.job.name)
+        found: Versioned | None = _as_asked(store, store.current(prepared.job.name).record.uid, now)
     except NotFound:
         found = None
     decision = decide(found.record if found else None, prepared.job, prepared.source, replace=replace)
     if rerun and found is not None and found.record.outcome is not None:
         decision = Decision(Reapply.CREATE, decision.changes)
     return Proposal(prepared=prepared, found=found, decision=decision)
+
+
+def _as_asked(store: Store, uid: str, now: datetime) -> Versioned:
+    """The job with what was asked of it since. Requests first: one that is answered meanwhile is in the record then."""
+    requests = store.requests(uid)
+    found = store.get(uid)
+    return msgspec.structs.replace(found, record=anticipate(found.record, requests, now))
 
 
 def submit(
@@ -139,9 +151,12 @@ def submit(
             continue
         request = Apply(at=now, job=job, source=source, generation=found.record.generation.number, replace=replace)
         writes.append(Ask(found.record.uid, request))
-    for receipt in store.apply(writes) if writes else ():
-        done(receipt)
-    return submitted
+    serials = {
+        write.uid: number
+        for write, receipt in zip(writes, store.apply(writes) if writes else (), strict=True)
+        if (number := done(receipt)) and isinstance(write, Ask)
+    }
+    return [msgspec.structs.replace(each, asked=serials.get(each.uid)) for each in submitted]
 
 
 def new_record(

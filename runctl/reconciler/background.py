@@ -16,7 +16,7 @@ import anyio
 
 from runctl.agent.hostlock import network_file_system
 from runctl.agent.processes import identity as process_identity
-from runctl.agent.processes import is_alive
+from runctl.agent.processes import is_alive, look
 from runctl.home import Home
 from runctl.manifest.job import Platform
 from runctl.providers.local.provider import LocalMachine
@@ -28,6 +28,9 @@ from runctl.store.sqlite import SqliteStore
 LINGER = timedelta(seconds=2)
 
 ADOPTION_SECONDS = 15.0
+
+# A process's state in the process table.
+STOPPED = "T"
 POLL_SECONDS = 0.05
 
 
@@ -42,6 +45,11 @@ def identity(what: str) -> ControllerId:
 
 
 def controller_alive(holder: ControllerId) -> bool:
+    """Whether the process is there and may act. One that is stopped (Ctrl-Z) may not: when it goes on, it finds its
+    leases taken, and nothing that it does with them counts."""
+    found = look(holder.pid)
+    if found is None or found.state == STOPPED:
+        return False
     start: int | str = int(holder.start) if holder.start.isdigit() else holder.start
     return is_alive({"pid": holder.pid, "start": start, "boot_id": holder.boot_id})
 
@@ -167,10 +175,18 @@ def ensure_background(home: Home, store: Store, environ: Mapping[str, str], uids
         now = time.monotonic()
         if now >= until:
             return False
-        if background_pid(home) is None and now - started > 1.0:
+        background = background_pid(home)
+        if background is not None and _is_stopped(background):
+            os.kill(background, signal.SIGCONT)
+        if background is None and now - started > 1.0:
             start_background(home, environ)
             started = now
         time.sleep(POLL_SECONDS)
+
+
+def _is_stopped(pid: int) -> bool:
+    found = look(pid)
+    return found is not None and found.state == STOPPED
 
 
 def _cared_for(store: Store, uid: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -143,7 +143,8 @@ class Controller:
             if token == self._token:
                 return
             pending = self._store.pending()
-            for versioned in self._store.jobs():
+            listed = self._store.jobs()
+            for versioned in (*listed, *self._earlier(pending - {each.record.uid for each in listed})):
                 uid = versioned.record.uid
                 if self._only is not None and uid not in self._only:
                     continue
@@ -151,6 +152,14 @@ class Controller:
             self._token = token
         except StoreUnavailable as error:
             self._trouble(str(error))
+
+    def _earlier(self, uids: set[str]) -> Iterator[Versioned]:
+        """Runs that a newer one of their name has superseded, and of which something is asked all the same."""
+        for uid in uids:
+            try:
+                yield self._store.get(uid)
+            except NotFound:  # removed meanwhile
+                continue
 
     def _consider(self, versioned: Versioned, asked: bool) -> None:
         uid = versioned.record.uid

@@ -148,6 +148,9 @@ class Store(Protocol):
     def jobs(self) -> list[Versioned]:
         """The current run of every name, by creation."""
 
+    def runs(self, name: str) -> list[Versioned]:
+        """Every run under `name`, by creation: those that were superseded, then the current one."""
+
     def group_version(self, group: str) -> int:
         """How many writes against `group` there have been. Read it before the members."""
 

@@ -331,6 +331,10 @@ class SqliteStore:
                 self._listed[uid] = known
             return list(self._listed.values())
 
+    def runs(self, name: str) -> list[Versioned]:
+        sql = "SELECT record, version, epoch FROM jobs WHERE name = ? ORDER BY current, created, uid"
+        return [self._versioned(row) for row in self._read(sql, (name,))]
+
     def group_version(self, group: str) -> int:
         rows = self._read("SELECT version FROM groups WHERE name = ?", (group,))
         return int(rows[0][0]) if rows else 0

@@ -192,3 +192,26 @@ tell("on", argv=sys.argv[1:] == ["--resume", path], last=float(np.load(path)["w"
     (told,) = machine.told("on")
     assert (told["argv"], told["last"]) == (True, 99.0)
     assert Path(whole).exists()
+
+
+def test_F2_the_newest_good_checkpoint_is_gone_on_from(machine: Machine) -> None:
+    """The newest durable copy is damaged, by a bad disk or a hand: the one before it is taken, and that is said; with
+    none left the start fails, and nothing begins at zero."""
+    manifest = str(machine.training(1000, 0.1))
+    machine.run("apply", manifest, "--no-wait")
+    machine.until(lambda: len(machine.told("saved")) >= 4, "checkpoints")
+    machine.run("stop", "job")
+    copies = sorted(machine.home.glob("checkpoints/*/000001/*/data/*"))
+    last, before = (json.loads(copy.read_text())["step"] for copy in (copies[-1], copies[-2]))
+    copies[-1].write_text('{"step": 99999}')
+    machine.run("apply", manifest, "--no-wait")
+    start = machine.until(lambda: [each for each in machine.told("start") if each["attempt"] == 2], "a start")
+    assert start[0]["step"] == before < last
+    assert f"going on from `step-{before:06d}.json` of attempt 1" in machine.run("events", "job").out
+    machine.run("stop", "job")
+    for copy in machine.home.glob("checkpoints/*/*/*/data/*"):
+        copy.write_text("{}")
+    done = machine.run("apply", manifest, "--wait")
+    assert done.code == 1, done
+    assert "can't be used" in done.err
+    assert len(machine.told("start")) == 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,31 @@ time.sleep(600)
 
 def _groups() -> str:
     return " ".join(names for _, found, _ in os.walk("/sys/fs/cgroup") for names in found)
+
+
+def test_a_held_agent_holds_no_cap_so_its_guardian_does(host: Host) -> None:
+    """An agent that is stopped can't end its training when the money is over: the guardian ends both, in time."""
+    money = {"until": time.time() + 3, "seconds": 3.0}
+    sleeping = "import time; print('up', flush=True); time.sleep(600)"
+    run = host.script(sleeping, checkpoint={"grace": 0.5}, limits={"money": money})
+    run.printed("up")
+    state = run.training()
+    os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    ended = run.exit()
+    assert (ended["reason"], ended["exit_code"]) == ("lost", None)
+    assert "no sign of life" in ended["detail"]
+    assert ended["active"] < 4
+    until(lambda: are_gone([state["training"]["pid"], state["agent"]["pid"]]))
+
+
+def test_an_agent_that_goes_on_is_no_dead_one(host: Host) -> None:
+    """A short hold, as a debugger's or a busy machine's, costs nothing."""
+    run = host.script("import time; print('up', flush=True); time.sleep(4); raise SystemExit(3)")
+    state = run.training()
+    os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(state["agent"]["pid"], signal.SIGCONT)
+    assert run.exit()["exit_code"] == 3
 
 
 def test_a_defect_of_the_agent(host: Host) -> None:

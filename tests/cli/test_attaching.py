@@ -263,3 +263,68 @@ def test_what_is_wrong_with_the_script_is_said_before_anything_starts(machine: M
     assert done.code == 2
     assert "--> gone.yaml:2:9" in done.err
     assert machine.run("status", "-o", "name").out == ""
+
+
+def test_changes_in_quick_succession_are_all_made(machine: Machine) -> None:
+    """Each apply is planned against what was asked before it, and has been done when it says so."""
+    for cap in ("50 USD", "40 USD", "30 USD", "20 USD"):
+        manifest = machine.training(**LONG, instance={"hourly_rate": "3.6 USD"}, cost={"cap": cap})
+        done = machine.run("apply", str(manifest), "--no-wait")
+        assert done.code == 0, done
+        assert machine.status()["cost"]["cap"] == f"{cap[:2]}.00", done
+    assert starts(machine) == 1
+    assert "ApplyRefused" not in machine.run("events", "job").out
+
+
+def test_an_apply_right_after_a_stop_goes_on(machine: Machine) -> None:
+    """The stop is open still: what is applied is a job that is being stopped. It goes on, from what the stop saved or,
+    if that was not begun, as if nothing had been asked."""
+    manifest = str(machine.training(**LONG))
+    machine.run("apply", manifest, "--no-wait")
+    machine.until(lambda: machine.told("saved"), "a checkpoint")
+    machine.run("stop", "job", "--no-wait")
+    done = machine.run("apply", manifest, "--no-wait")
+    assert (done.code, "goes on" in done.err) == (0, True), done
+    step = machine.told("saved")[-1]["step"]
+    machine.until(lambda: machine.told("saved")[-1]["step"] > step + 5, "more checkpoints")
+    assert machine.status()["phase"] == "Training"
+    assert [each["step"] for each in machine.told("start")[1:]] == [each["step"] for each in machine.told("drained")]
+
+
+def test_an_apply_right_after_a_cancel_does_not_say_that_it_goes_on(machine: Machine) -> None:
+    manifest = str(machine.training(**LONG))
+    machine.run("apply", manifest, "--no-wait")
+    machine.run("cancel", "job", "--no-wait")
+    rerun = machine.run("apply", manifest, "--no-wait", "--rerun")
+    assert rerun.code in (0, 2), rerun
+    assert "goes on (" not in rerun.err
+    machine.until(lambda: machine.status()["phase"] in ("Finished", "Training"), "the end, or a new run")
+
+
+def test_a_command_that_is_held_does_not_hold_the_job(machine: Machine) -> None:
+    """Ctrl-Z on an attached apply: another command takes the job over; let go, the first finds that out and follows."""
+    held = machine.start("apply", str(machine.training(**LONG)), "--wait")
+    machine.until(lambda: machine.told("saved"), "a checkpoint")
+    held.send_signal(signal.SIGSTOP)
+    stopped = machine.run("stop", "job", "--timeout", "30s")
+    assert stopped.code == 0, stopped
+    assert machine.told("drained")
+    held.send_signal(signal.SIGCONT)
+    assert held.wait(PATIENCE) == 6
+    assert starts(machine) == 1
+
+
+def test_a_superseded_run_can_be_deleted_and_goes_with_its_name(machine: Machine) -> None:
+    """By its uid alone; with its name, all runs of it; and `status --all` and `cost` know them until then."""
+    manifest = str(machine.training(1, instance={"hourly_rate": "3.6 USD"}))
+    for _ in range(3):
+        assert machine.run("apply", manifest, "--wait", "--rerun").code == 0
+    runs = json.loads(machine.run("status", "--all", "-o", "json").out)
+    first, second, third = (each["uid"] for each in runs)
+    assert machine.status()["uid"] == third
+    assert len(json.loads(machine.run("cost", "-o", "json").out)["jobs"]) == 3
+    assert machine.run("delete", first, "--yes").code == 0
+    assert [each["uid"] for each in json.loads(machine.run("status", "--all", "-o", "json").out)] == [second, third]
+    assert machine.run("delete", "job", "--yes").code == 0
+    assert json.loads(machine.run("status", "--all", "-o", "json").out) == []
+    assert not machine.run_dirs()

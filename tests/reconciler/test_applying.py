@@ -19,7 +19,7 @@ ME = ControllerId(pid=99, start="1", boot_id="b", what="test")
 def proposal(world: World, more: str = "", name: str = "a") -> Proposal:
     sourced = SourcedJob(job=job(more, name=name), file="job.yaml", base="/project", document=1, positions={})
     prepared = Prepared(sourced=sourced, source=source(), findings=(), recipe_why="", root_reason="")
-    return propose(world.store, prepared, replace=False, rerun=False)
+    return propose(world.store, prepared, T0, replace=False, rerun=False)
 
 
 def test_a_job_that_is_being_deleted_keeps_its_name(world: World) -> None:

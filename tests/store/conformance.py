@@ -145,6 +145,8 @@ class StoreContract:
         assert done(store.apply([Create(record(job(), uid="u2"), supersedes="u1")])[0]) == 1
         assert store.current("a").record.uid == "u2"
         assert [each.record.uid for each in store.jobs()] == ["u2"]
+        assert [each.record.uid for each in store.runs("a")] == ["u1", "u2"]
+        assert store.runs("b") == []
         assert store.get("u1").record.uid == "u1"
         # Two that rerun at once: the second finds its predecessor superseded already.
         assert isinstance(store.apply([Create(record(job(), uid="u3"), supersedes="u1")])[0], NameTaken)

@@ -41,10 +41,11 @@ def ledger(sight: Sight) -> str:
 
 
 def sums(sights: Sequence[Sight]) -> str:
-    """One line a job, and the sum of them."""
+    """One line a run, and the sum of them. The newest run of a name comes last, and alone goes by it."""
+    newest = {each.record.name: each.record.uid for each in sights}
     rows = [
         (
-            each.record.name,
+            each.record.name if newest[each.record.name] == each.record.uid else each.record.uid,
             each.word,
             amount(each.spent) if each.priced else "not known",
             amount(each.projected) if each.priced and each.projected is not None else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import assert_never
 
 from runctl.cli.render.status import checkpoint_words, cost_words, progress_words
@@ -19,10 +20,17 @@ def ending(sight: Sight) -> str:
         ("progress", progress_words(sight)),
         ("cost", cost_words(sight)),
         ("checkpoint", f"{newest}; {count(sight.durable, 'durable checkpoint')} in all" if newest else ""),
-        ("time", f"{span(sight.now - record.created_at)}, {count(len(record.attempts), 'attempt')}"),
+        ("time", f"{span(ended_at(record, sight.now) - record.created_at)}, {count(len(record.attempts), 'attempt')}"),
     ]
     told = facts(rows)
     return f"{record.name}: {verdict(record)}" + (f"\n{told}" if told else "")
+
+
+def ended_at(record: Record, now: datetime) -> datetime:
+    """Since when nothing more happens to the job."""
+    if record.outcome is not None:
+        return record.outcome.at
+    return record.stopped.at if record.stopped is not None else now
 
 
 def verdict(record: Record) -> str:
