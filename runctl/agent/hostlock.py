@@ -14,6 +14,8 @@ import stat
 import sys
 import time
 
+from runctl.agent import processes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional
@@ -118,6 +120,9 @@ def acquire(busy: str) -> HostLock:
 def _acquire_alone() -> HostLock:
     lock = _try(path_of(0))
     try:
+        removed = _holder_of_a_removed_lock()
+        if removed is not None:
+            raise Busy(removed)
         for slot in _used_slots():
             os.close(_try(path_of(slot)).descriptor)
     except BaseException:
@@ -197,6 +202,29 @@ def read_holder(descriptor: int) -> Optional[Json]:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) and value else None
+
+
+def _holder_of_a_removed_lock() -> Optional[Json]:
+    """Who trains under a lock file that somebody has deleted (`/tmp` is swept): this user's trainings still hold it
+    open. Linux only.
+    """
+    if not processes.LINUX:
+        return None
+    prefix = os.path.join(os.path.realpath(directory()), "runctl-host.")
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or not any(
+            entry.startswith(processes.RUN_ID_VARIABLE + "=") for entry in processes.environment_of(int(name))
+        ):
+            continue
+        try:
+            for number in os.listdir(f"/proc/{name}/fd"):
+                target = os.readlink(f"/proc/{name}/fd/{number}")
+                if target.startswith(prefix) and target.endswith(".lock (deleted)"):
+                    with open(f"/proc/{name}/fd/{number}", "rb") as file:
+                        return read_holder(file.fileno()) or {}
+        except OSError:
+            continue
+    return None
 
 
 def recorded_holders() -> List[Json]:

@@ -7,6 +7,8 @@ import secrets
 import subprocess
 import sys
 
+import pytest
+
 from .real_host import Host, until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
@@ -89,3 +91,18 @@ def test_the_lock_outlives_its_watchers(host: Host) -> None:
     held = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
     assert str(host.locks / "runctl-host.lock") in held
     assert not any(str(run.path) in path for path in held)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says of an open file that it was deleted")
+def test_a_lock_file_that_is_deleted_still_locks(host: Host) -> None:
+    """Whoever sweeps `/tmp` lets no second training start: the first one holds the deleted file open."""
+    first = host.script(SLEEP)
+    first.training()
+    (host.locks / "runctl-host.lock").unlink()
+    for _ in range(2):
+        ended = host.script("pass").exit()
+        assert (ended["reason"], ended["holder"]["run_id"]) == ("refused", first.spec["run_id"])
+    first.order(end="stop")
+    first.exit()
+    first.gone()
+    assert host.script("pass").exit()["reason"] == "exited"

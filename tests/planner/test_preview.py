@@ -69,3 +69,14 @@ def test_what_was_spent_counts(golden: Golden) -> None:
         decision = decide(life.job, spec, source())
         told.append(render(preview(life.job, spec, source(), decision, "none", life.now)))
     golden("\n".join(told))
+
+
+@pytest.mark.parametrize("cap", ["1 USD", "1.001 USD", "2 USD"])
+def test_a_raised_cap_has_to_be_enough(cap: str, golden: Golden) -> None:
+    """A job that reached its cap is reported, started, or not: what the new cap leaves has to be worth an attempt."""
+    life = Life(job(PRICED))
+    life.run(minutes=59)
+    life.see(life.ended("cap", 0, newest=ref(1, 1, life.now)))
+    spec = job(f"instance: {{hourly_rate: 1 USD}}\ncost: {{cap: {cap}}}")
+    decision = decide(life.job, spec, source())
+    golden(render(preview(life.job, spec, source(), decision, "none", life.now)))
