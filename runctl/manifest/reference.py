@@ -16,7 +16,7 @@ name: first
 script: train.py
 ```
 
-Unknown fields are errors, and so are fields without a value. `runctl validate` reports all problems of all files,
+Unknown fields are errors, and so are fields without a value. `runctl validate` reports all problems of all files' text,
 `runctl explain FIELD` shows one field of this page, and `schemas/job.v1.json` is the same for editors.
 
 ## How values are read

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from .machine import PATIENCE, RUNCTL, Machine
@@ -36,12 +38,7 @@ WRONG = (
 def _json(machine: Machine, args: list[str]) -> tuple[int, list[Any], str]:
     """The exit code, the JSON values of stdout (one a line, or one in all), and stderr."""
     done = machine.run(*args, "-o", "json")
-    if not done.out:
-        return done.code, [], done.err
-    try:
-        return done.code, [json.loads(done.out)], done.err
-    except ValueError:
-        return done.code, [json.loads(line) for line in done.out.splitlines()], done.err
+    return done.code, _values(done.out) if done.out else [], done.err
 
 
 def test_N16_stdout_is_pure_json_of_every_command(machine: Machine) -> None:
@@ -83,6 +80,49 @@ def test_N16_stdout_is_pure_json_of_every_command(machine: Machine) -> None:
 def _apply(machine: Machine, manifest: str) -> tuple[list[Any], int]:
     done = machine.run("apply", manifest, "--wait", "-o", "json")
     return [json.loads(line) for line in done.out.splitlines()], done.code
+
+
+# Below these the keys are the user's own, or a manifest's.
+FREE = frozenset({"env", "labels", "metrics", "details", "job", "leases"})
+PROGRESS = 'open(os.environ[\'RUNCTL_PROGRESS\'], \'a\').write(\'{"epoch": 1, "epochs": 2, "metrics": {"a": 1}}\\n\')\n'
+
+
+def _keys(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return {key for each in value for key in _keys(each)}
+    if not isinstance(value, dict):
+        return set()
+    return {*value, *(key for name, each in value.items() if name not in FREE for key in _keys(each))}
+
+
+def test_N16_every_key_is_documented(machine: Machine) -> None:
+    """Of a job that trains, has told of its progress and went on from a checkpoint, and of a manifest with a problem:
+    whatever key a command prints is named in docs/json.md."""
+    code = f"{PROGRESS}save('epoch-1.safetensors')\ntell('on')\ntime.sleep(120)"
+    manifest = job(machine, code, instance={"hourly_rate": "1 USD"}, cost={"cap": "5 USD"}, labels={"team": "a"})
+    machine.write("bad.yaml", "name: bad\nscritp: x.py\n")
+    assert machine.run("apply", manifest, "--no-wait").code == 0
+    machine.until(lambda: machine.status()["checkpoints"]["newest"], "a first checkpoint")
+    assert machine.run("stop", "job").code == 0
+    printed = [machine.run("plan", manifest, "-o", "json").out, machine.run("apply", manifest, "-o", "json").out]
+    machine.until(lambda: machine.status()["progress"] and machine.status()["controller"], "progress")
+    printed += [machine.run(*args, "-o", "json").out for args in (*ONE, ["cost"], ["controller", "status"])]
+    assert machine.run("cancel", "job").code == 0
+    printed += [machine.run(*args, "-o", "json").out for args in (["wait", "job"], ["validate", "bad.yaml"])]
+    machine.write("job.yaml", (machine.project / "job.yaml").read_text().replace('"5 USD"', '"6 USD"'))
+    printed.append(machine.run("plan", manifest, "-o", "json").out)
+    found = {key for text in printed for value in _values(text) for key in _keys(value)}
+    assert {"resumed_from", "eta_seconds", "hourly", "why", "worst_case", "before", "pid", "severity"} <= found
+    page = (Path(__file__).resolve().parents[2] / "docs" / "json.md").read_text()
+    named = {word for quoted in re.findall(r"`([^`]+)`", page) for word in re.findall(r"\w+", quoted)}
+    assert found - named == set()
+
+
+def _values(text: str) -> list[Any]:
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines()]
 
 
 def test_N16_money_and_instants_keep_their_form(machine: Machine) -> None:
