@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from runctl.manifest.diagnostics import Severity
-from tests.manifest import FIRST, codes, loaded
+from tests.manifest import FIRST, codes, job, loaded
 
 AWS = "instance: {platform: aws, type: g5.xlarge}\n"
 SAVED = "checkpoint: {upload: 's3://bucket/x'}\n"
@@ -137,3 +137,10 @@ def test_what_apply_has_to_refuse_in_this_version(text: str, places: list[tuple[
     assert len(found.jobs) == 1
     assert [(each.line, each.column) for each in found.refusals] == places
     assert {each.code for each in found.refusals} <= {"not-supported-yet"}
+
+
+def test_the_hint_for_commands_of_one_word_quotes_what_needs_it() -> None:
+    """Copied as it is printed, it is one command of the same words."""
+    (problem,) = loaded(FIRST + "setup: [pip, install, \"'torch>=2, <3'\"]\n").diagnostics
+    assert problem.hint == 'for one command write `[[pip, install, "torch>=2, <3"]]`'
+    assert job('setup: [[pip, install, "torch>=2, <3"]]\n').setup.commands == (("pip", "install", "torch>=2, <3"),)

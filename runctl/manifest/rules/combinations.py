@@ -8,6 +8,7 @@ from runctl.manifest.diagnostics import At, Finding, Severity
 from runctl.manifest.job import Job
 from runctl.manifest.matrix import REFERENCE, substituted_fields
 from runctl.manifest.rules.rule import Rule, Written
+from runctl.manifest.written import items
 
 
 def _single_words(job: Job, written: Written) -> Iterator[Finding]:
@@ -20,12 +21,11 @@ def _single_words(job: Job, written: Written) -> Iterator[Finding]:
     }
     for path, commands in lists.items():
         if len(commands) > 1 and all(len(each) == 1 for each in commands) and f"{path}[0][0]" not in written:
-            words = ", ".join(each[0] for each in commands)
             yield Finding(
                 code="commands-of-one-word",
                 path=path,
                 message=f"these are {len(commands)} commands of one word each",
-                hint=f"for one command write `[[{words}]]`",
+                hint=f"for one command write `[{items(each[0] for each in commands)}]`",
                 severity=Severity.WARNING,
             )
 
