@@ -135,7 +135,7 @@ def _submit(
                 raise
             now = datetime.now(UTC)
             proposals = [propose(store, each.prepared, now, replace=replace, rerun=rerun) for each in proposals]
-            refuse_unapplicable(proposals, "runctl apply FILES")
+            refuse_unapplicable(proposals, "runctl apply FILE…")
     return submit(store, proposals, owner(), datetime.now(UTC), replace=replace)
 
 

@@ -78,7 +78,7 @@ def load(path: str) -> SavedPlan:
     except OSError as error:
         raise Failure(ExitCode.INVALID, f"`{path}` can't be read: {(error.strerror or '').lower()}") from None
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
-        hint = "write it with `runctl plan FILES --out FILE`"
+        hint = "write it with `runctl plan job.yaml --out FILE`"
         raise Failure(ExitCode.INVALID, f"`{path}` is not a saved plan: {error}", hint=hint) from None
     if plan.version != VERSION:
         raise Failure(ExitCode.INVALID, f"`{path}` is a plan of another version of runctl", hint="plan again")

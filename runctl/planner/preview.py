@@ -45,7 +45,7 @@ def preview(
         lines=(
             ("machine", _machine(job)),
             ("command", " ".join([*job.launcher, job.script, *(_quoted(arg) for arg in job.args)])),
-            ("code", f"{source.code_hash[:12]} ({source.files} files, {format_size(source.bytes)}) from {source.root}"),
+            ("code", f"{source.code_hash[:12]} ({_size(source)}) from {source.root}"),
             ("setup", why_environment),
             ("checkpoints", _checkpoints(job)),
             ("resume", _resume(as_if, job)),
@@ -114,6 +114,11 @@ def _machine(job: Job) -> str:
     rate = rate_of(job)
     price = f"{format_money(rate.hourly)} an hour ({rate.source})" if rate else "no price known (instance.hourly_rate)"
     return f"{job.instance.platform}, {price}; when another training runs there: {job.instance.busy}"
+
+
+def _size(source: Source) -> str:
+    files = "1 file" if source.files == 1 else f"{source.files} files"
+    return f"{files}, {format_size(source.bytes)}"
 
 
 def _checkpoints(job: Job) -> str:

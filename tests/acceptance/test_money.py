@@ -141,7 +141,7 @@ def test_F5_what_does_not_fit_is_not_launched(machine: Machine) -> None:
     manifest = _capped(machine, "20 USD", checkpoint={"every": "1 steps", "grace": "15s"})
     done = machine.run("apply", manifest, "--wait")
     assert done.code == 4, done
-    assert "nothing is launched" in done.err
+    assert "will not start" in done.err
     assert machine.told() == []
     assert machine.run_dirs() == []
     assert Decimal(machine.status()["cost"]["spent"]) == 0

@@ -160,12 +160,12 @@ def test_S4_deleting_asks_on_a_terminal_and_needs_yes_without_one(machine: Machi
     assert refused.code == 2, refused
     assert "--yes" in refused.err
     with Terminal(machine, "delete", "job") as terminal:
-        terminal.until("checkpoints stay")
+        terminal.until("checkpoints are kept")
         terminal.press(b"n\n")
         assert terminal.end() == 6
     assert machine.status()["phase"] == "Finished"
     with Terminal(machine, "delete", "job") as terminal:
-        terminal.until("checkpoints stay")
+        terminal.until("checkpoints are kept")
         terminal.press(b"y\n")
         assert terminal.end() == 0
     assert machine.run("status", "job").code == 2

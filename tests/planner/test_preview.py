@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from runctl.planner.preview import preview, render
@@ -45,6 +46,11 @@ def test_again(state: str, name: str, golden: Golden) -> None:
     shown = preview(life.job, spec, source(), decision, "none", life.now)
     golden(render(shown))
     assert shown.changed == (decision.kind not in (Reapply.ATTACH, Reapply.REPORT))
+
+
+def test_one_file() -> None:
+    one = msgspec.structs.replace(source(), files=1)
+    assert " (1 file, " in render(preview(None, job(), one, Decision(Reapply.CREATE), "none", T0))
 
 
 def test_rerun(golden: Golden) -> None:

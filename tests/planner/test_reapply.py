@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from runctl.manifest.job import Job
-from runctl.planner.intents import fields
+from runctl.planner.intents import anticipate, fields
 from runctl.planner.reapply import Effect, Reapply, changes, decide, raises
-from runctl.planner.record import OutcomeType, Phase
+from runctl.planner.record import Desired, OutcomeType, Phase
+from runctl.planner.requests import Apply, Asked, StopJob
 
 from .kit import PRICED, Life, job, ref, source
 
@@ -184,6 +186,18 @@ def test_stopped_and_applied_while_it_drains_goes_on() -> None:
     life.see(life.ended("stop", 0))
     life.see()
     assert [attempt.number for attempt in life.job.attempts] == [1, 2]
+
+
+def test_what_was_asked_before_is_anticipated() -> None:
+    """An apply is compared with the job as it will be: after the change, or the stop, that is still open."""
+    life = life_in("live", job(BASE))
+    raised = job(BASE.replace("cap: 1 USD", "cap: 2 USD"))
+    change = Apply(at=life.now, job=raised, source=source(), generation=1)
+    stop = StopJob(at=life.now, why="enough")
+    seen = anticipate(life.job, (Asked(1, change), Asked(2, stop)), life.now)
+    assert (seen.generation.number, seen.job, seen.desired) == (2, raised, Desired.STOPPED)
+    assert decide(seen, raised, source()).kind is Reapply.RESUME
+    assert anticipate(msgspec.structs.replace(life.job, answered=2), (Asked(1, change),), life.now).job == job(BASE)
 
 
 def test_resume_never_starts_from_nothing() -> None:

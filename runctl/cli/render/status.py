@@ -130,7 +130,7 @@ def _facts(sight: Sight) -> list[tuple[str, str]]:
 
 def _code(sight: Sight) -> str:
     source = sight.record.generation.source
-    return f"{source.code_hash[:12]} ({source.files} files, {format_size(source.bytes)}) from {source.root}"
+    return f"{source.code_hash[:12]} ({count(source.files, 'file')}, {format_size(source.bytes)}) from {source.root}"
 
 
 def _attempt(sight: Sight, attempt: Attempt) -> tuple[str, ...]:
