@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from runctl.agent.clocks import Now
     from runctl.agent.spec import Spec, Step
 
+# Of the output of a step that failed, so much is looked at, and told.
+LAST_BYTES = 4096
+MAX_WORDS = 300
+
 
 class SetupFailed(Exception):
     """A step failed; `args[0]` says which, why, and where its output is."""
@@ -57,10 +61,19 @@ class Preparation:
             return
         if status != 0:
             how = f"was killed by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else ""
-            raise SetupFailed(
-                f"step `{step.name}` {how or f'exited with {os.WEXITSTATUS(status)}'}; its output is in setup.log"
-            )
+            how = how or f"exited with {os.WEXITSTATUS(status)}"
+            raise SetupFailed(f"step `{step.name}` {how}: {self._last_words() or 'it printed nothing'}")
         self._finish()
+
+    def _last_words(self) -> str:
+        """The last line of what the steps printed, which mostly says why."""
+        try:
+            with open(os.path.join(self._spec.run_dir, "setup.log"), "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+                lines = file.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return ""
+        return next((line.strip()[:MAX_WORDS] for line in reversed(lines) if line.strip()), "")
 
     def kill(self) -> None:
         if self.pid is not None:

@@ -119,7 +119,8 @@ def recipe(
         case "none":
             return _plain(RecipeKind.NONE, place, script, python, "`setup: none`: the caller's own Python")
         case "commands":
-            why = f"{len(setup.commands)} setup command{'s' if len(setup.commands) != 1 else ''}, run before every attempt"
+            several = "setup command" if len(setup.commands) == 1 else "setup commands"
+            why = f"{len(setup.commands)} {several}, run before every attempt"
             bare = _plain(RecipeKind.COMMANDS, place, script, python, why)
             steps = tuple(
                 Step(name=" ".join(argv)[:60], argv=argv, cwd=place.cwd, env={}, timeout=timeout)
