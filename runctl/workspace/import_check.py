@@ -29,9 +29,10 @@ for pair in sys.argv[2:]:
     except (ImportError, ValueError, AttributeError):
         found = False
     if not found:
-        missing.append(module)
-        print("error: the script imports `%s`, which %s doesn't have" % (module, sys.executable), file=sys.stderr)
-        print("hint: add `%s` to the declared dependencies" % distribution, file=sys.stderr)
+        missing.append("`%s`" % module)
+        print("hint: add `%s` to requirements.txt, or to the script's `# /// script` block" % distribution)
+if missing:
+    print("error: the script imports %s, not found by %s" % (", ".join(missing), sys.executable))
 sys.exit({EXIT_MISSING} if missing else 0)
 """
 """Python 3.8 and later, standard library only. Finds modules without importing any of their code."""
