@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runctl.checkpoints import durable, restoring, retention
+from runctl.checkpoints import durable, restoring, retention, verifying
 
 
 def facts(attempt: int = 1, seq: int = 1, name: str = "m.bin") -> dict[str, Any]:
@@ -107,18 +108,94 @@ def test_retention(tmp_path: Path, saved: Path) -> None:
     assert os.listdir(tmp_path / "d" / "u" / "000001") == []
 
 
-def test_a_source_that_changes(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint that changes while it is copied is given up, and nothing is left of the copy."""
+@pytest.mark.parametrize("while_copied", ["a.bin", "deep/er/b.bin"])
+def test_a_source_that_changes(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, while_copied: str) -> None:
+    """A checkpoint of which a file changes while that one, or a later one, is copied is given up, and nothing is left
+    of the copy."""
     real = os.fsync
 
     def write_meanwhile(descriptor: int) -> None:
-        (tree / "a.bin").write_bytes(b"c" * 1000)
+        if _is_copy(descriptor, tree / while_copied):
+            (tree / "a.bin").write_bytes(b"c" * 1000)
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", write_meanwhile)
     with pytest.raises(durable.Changed):
         store(tmp_path / "d", tree)
     assert os.listdir(tmp_path / "d" / "u" / "000001") == []
+
+
+def _is_copy(descriptor: int, file: Path) -> bool:
+    found = os.fstat(descriptor)
+    return stat.S_ISREG(found.st_mode) and found.st_size == file.stat().st_size
+
+
+def test_all_of_it_is_on_the_disk_before_it_is_durable(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the manifest gets its name a power cut takes nothing any more: each file, each directory and the manifest
+    itself have been synced; and so has the name, when it is said to be durable."""
+    synced: set[int] = set()
+    real_sync, real_rename = os.fsync, os.rename
+    before: set[int] = set()
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def rename(source: str, target: str) -> None:
+        if os.path.basename(target) == "manifest.json":
+            before.update(synced)
+            synced.clear()
+        real_rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", rename)
+    path = store(tmp_path / "d", tree)
+    needed = [path.parent, *path.rglob("*")]
+    assert [str(each) for each in needed if each.stat().st_ino not in before] == []
+    assert path.stat().st_ino in synced
+
+
+def test_a_disk_that_keeps_something_else(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that doesn't read back as what was saved is an error, and nothing is left of it."""
+    real = os.fsync
+
+    def keep_something_else(descriptor: int) -> None:
+        real(descriptor)
+        if _is_copy(descriptor, saved):
+            os.pwrite(descriptor, bytes(100), 1000)
+
+    monkeypatch.setattr(os, "fsync", keep_something_else)
+    with pytest.raises(OSError, match="reads back different"):
+        store(tmp_path / "d", saved)
+    assert os.listdir(tmp_path / "d" / "u" / "000001") == []
+
+
+def test_retention_leaves_no_half_of_one(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment of a removal what is still a checkpoint is a whole one, and after a power cut, too: that the
+    manifest is gone is on the disk before anything else goes."""
+    root = str(tmp_path / "d")
+    for seq in range(1, 5):
+        store(tmp_path / "d", tree, seq=seq)
+    real_unlink, real_sync = os.unlink, os.fsync
+    done: list[str] = []
+
+    def unlink(path: str, *, dir_fd: int | None = None) -> None:
+        real_unlink(path, dir_fd=dir_fd)
+        done.append(os.path.basename(path))
+        for each in durable.list_durable(root, "u"):
+            verifying.verify(each.path)
+
+    def sync(descriptor: int) -> None:
+        real_sync(descriptor)
+        done.append("synced")
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    monkeypatch.setattr(os, "fsync", sync)
+    assert len(retention.prune(root, "u", 1, 1)) == 3
+    assert len(done) == 3 * 5
+    assert [done[first : first + 2] for first in range(0, len(done), 5)] == [["manifest.json", "synced"]] * 3
 
 
 def test_without_copying_in_the_kernel(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
