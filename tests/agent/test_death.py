@@ -165,7 +165,7 @@ def test_a_held_agent_holds_no_cap_so_its_guardian_does(host: Host) -> None:
     ended = run.exit()
     assert (ended["reason"], ended["exit_code"]) == ("lost", None)
     assert "no sign of life" in ended["detail"]
-    assert ended["active"] < 4
+    assert ended["active"] < 8
     until(lambda: are_gone([state["training"]["pid"], state["agent"]["pid"]]))
 
 
@@ -177,6 +177,18 @@ def test_an_agent_that_goes_on_is_no_dead_one(host: Host) -> None:
     time.sleep(1)
     os.kill(state["agent"]["pid"], signal.SIGCONT)
     assert run.exit()["exit_code"] == 3
+
+
+def test_the_guardian_dies_at_the_very_end(host: Host) -> None:
+    """The training has exited, and its end isn't recorded yet: it is lost, and the code that nobody vouches for any
+    more isn't told."""
+    hooks = {"after_start": [], "before_stop": [], "before_terminate": [["sleep", "600"]], "timeout": 20.0}
+    run = host.script("raise SystemExit(0)", hooks=hooks)
+    state = run.wait_state(lambda state: state["phase"] == "draining")
+    os.kill(state["guardian"]["pid"], signal.SIGKILL)
+    ended = run.exit()
+    assert (ended["reason"], ended["exit_code"], ended["signal"]) == ("lost", None, None)
+    run.gone()
 
 
 def test_a_defect_of_the_agent(host: Host) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from runctl.agent import hostlock
 
 import pytest
 
@@ -82,6 +88,30 @@ def test_a_lock_that_is_a_link(host: Host) -> None:
     assert ended["reason"] == "refused"
     assert "can't be opened" in ended["detail"]
     assert target.read_text() == "precious"
+
+
+def test_a_lock_file_that_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening and the locking the file is removed, and another start makes and locks a new one: who locked
+    the old one doesn't have the host."""
+    path = tmp_path / "runctl-host.lock"
+    others: list[int] = []
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not others:
+            path.unlink()
+            others.append(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+            real(others[0], fcntl.LOCK_EX)
+        real(descriptor, operation)
+
+    monkeypatch.setenv(hostlock.DIRECTORY_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(hostlock.Busy):
+        hostlock.acquire("refuse")
+    os.close(others[0])
+    lock = hostlock.acquire("refuse")
+    assert os.fstat(lock.descriptor).st_ino == path.stat().st_ino
+    os.close(lock.descriptor)
 
 
 def test_the_lock_outlives_its_watchers(host: Host) -> None:

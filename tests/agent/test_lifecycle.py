@@ -276,3 +276,20 @@ def test_hooks(host: Host) -> None:
     failed = [line["detail"] for line in run.lines("events.jsonl") if line["event"] == "hook_failed"]
     assert [detail.split("`")[0].strip() for detail in failed] == ["after_start", "before_terminate"]
     run.gone()
+
+
+def test_what_a_hook_leaves_running(host: Host) -> None:
+    """A daemon that the last hook starts is gone when the end is recorded; the agent sees to that itself."""
+    daemon = "setsid sleep 600 > /dev/null & echo $! > daemon"
+    run = host.script(
+        SLEEP, hooks={"after_start": [], "before_stop": [], "before_terminate": [["sh", "-c", daemon]], "timeout": 5.0}
+    )
+    guardian = run.training()["guardian"]["pid"]
+    os.kill(guardian, signal.SIGSTOP)  # it would end what the agent leaves
+    try:
+        run.order(end="stop")
+        assert run.exit()["reason"] == "stop"
+        assert not psutil.pid_exists(int((Path(run.spec["cwd"]) / "daemon").read_text()))
+    finally:
+        os.kill(guardian, signal.SIGCONT)
+    run.gone()

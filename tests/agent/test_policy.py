@@ -118,6 +118,15 @@ def test_deadline_ends(policy: str) -> None:
     assert decide(given, training(durable_at=120.0), at(50)).actions == [BeginDrain("deadline", 60.0)]
 
 
+def test_deadline_is_of_durable_checkpoints() -> None:
+    """A whole one that isn't durable yet (its copying fails, say) would be lost with the machine: it doesn't count."""
+    given = orders(deadline=30, on_deadline="fail")
+    assert decide(given, training(complete_at=125.0), at(30)).actions == [BeginDrain("deadline", 60.0)]
+    assert decide(given, training(complete_at=145.0, durable_at=120.0), at(50)).actions == [
+        BeginDrain("deadline", 60.0)
+    ]
+
+
 def test_deadline_warns_with_backoff() -> None:
     """`warn` says so at the deadline, at twice, at four times."""
     given = orders(deadline=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,44 @@ def test_carriers(sleeper: subprocess.Popen[bytes]) -> None:
     until(lambda: sleeper.pid in processes.carriers("x-1", [sleeper.pid]))
     assert processes.carriers("x-", [sleeper.pid]) == {}
     assert processes.carriers("x-1", [os.getpid()]) == {}
+
+
+# A child, its child in a session of its own, and one of that run that is nobody's child any more.
+FAMILY = """
+import os, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()
+    time.sleep(30)
+if os.fork() == 0:
+    if os.fork() == 0:
+        os.setsid()
+        os.execve("/bin/sleep", ["sleep", "30"], {"RUNCTL_RUN_ID": os.environ["STRAY"]})
+    os._exit(0)
+os.wait()
+print("family", flush=True)
+time.sleep(30)
+"""
+
+
+def test_what_belongs_to_an_attempt() -> None:
+    """All that is below its root, however deep, and what carries its run id wherever it is; not what is spared, nor
+    what is below that. Killing it leaves nothing, and the root alone."""
+    run_id = f"{secrets.token_hex(4)}-1"
+    with subprocess.Popen([sys.executable, "-c", FAMILY], env={"STRAY": run_id}, stdout=subprocess.PIPE) as root:
+        try:
+            assert root.stdout is not None
+            root.stdout.readline()
+            until(lambda: len(processes.attempt_processes(root.pid, run_id, set())) == 3)
+            rows = processes.table()
+            (child,) = [pid for pid, row in rows.items() if row.ppid == root.pid and row.state != "Z"]
+            (stray,) = processes.attempt_processes(root.pid, run_id, {child})
+            assert stray in processes.carriers(run_id, rows)
+            assert processes.kill_attempt(root.pid, run_id, set(), 10.0, lambda *_: None)
+            assert not processes.attempt_processes(root.pid, run_id, set())
+            assert root.poll() is None
+        finally:
+            root.kill()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("00:01", 1.0), ("1-02:03:04", 93784.0), ("2:03.45", 123.45)])
