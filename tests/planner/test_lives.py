@@ -303,13 +303,17 @@ def test_agent_events_are_taken_over_once() -> None:
 
 
 def test_an_old_checkpoint_does_not_displace_a_newer_one() -> None:
-    """The newest durable checkpoint is that of the highest attempt, whatever is read again."""
+    """The newest durable checkpoint is that of the highest attempt, whatever is read again; each newer one of the same
+    attempt takes its place."""
     life = Life(job())
     life.run()
     life.see(life.live(newest=ref(1, 5, life.now)))
     life.see(life.live(newest=ref(1, 4, life.now)))
-    life.see(life.dead(newest=ref(1, 5, life.now)))
     assert life.job.checkpoint == ref(1, 5, T0)
+    life.see(life.live(newest=ref(1, 6, life.now)))
+    assert life.job.checkpoint == ref(1, 6, T0)
+    life.see(life.dead(newest=ref(1, 5, life.now)))
+    assert life.job.checkpoint == ref(1, 6, T0)
     assert life.job.durable == 5
 
 

@@ -222,6 +222,22 @@ async def test_a_full_disk_is_waited_out(world: World) -> None:
     assert outcome(world, uid) == (OutcomeType.FAILED, 5)
 
 
+async def test_an_intent_that_is_not_durable_has_no_effect(world: World) -> None:
+    """The disk has room for the lease, and none for the intent to launch: nothing is launched before it has."""
+    (uid,) = create(world, job())
+    async with world.controller() as running:
+        running.store.refuses = lambda writes: any(isinstance(w, Put) and w.record.live for w in writes)
+        for tries in (1, 2):
+            await until(lambda tries=tries: len(world.troubles) >= tries)
+            world.clock.move(seconds=1.1)
+        assert world.machine.agents == {}
+        running.store.refuses = lambda writes: False
+        await until(lambda: training(world, uid))
+        world.machine.end(uid, code=0)
+        await until(lambda: running.ended)
+    assert list(world.machine.agents) == [(uid, 1)]
+
+
 async def test_two_controllers(world: World) -> None:
     """One has the job; the other waits, takes over when the first is dead, and ends when the job does."""
     (uid,) = create(world, job())

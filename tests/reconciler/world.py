@@ -184,17 +184,19 @@ class Machine:
 
 
 class Mortal:
-    """A store as one process sees it: once the process is dead nothing of it reaches the disk. `full`: no writes."""
+    """A store as one process sees it: once the process is dead nothing of it reaches the disk. `full`: no writes;
+    `refuses`: not these."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.dead = False
         self.full = False
+        self.refuses: Callable[[Sequence[Write]], bool] = lambda writes: False
         self.die_after: Callable[[Sequence[Write]], bool] | None = None
         self.batches = 0
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
-        if self.dead or self.full:
+        if self.dead or self.full or self.refuses(writes):
             raise StoreUnavailable("no space left on device")
         self.batches += 1
         receipts = self._store.apply(writes)

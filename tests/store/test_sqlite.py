@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -198,6 +199,22 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(path: Path) -> None:
     check = sqlite3.connect(path)
     assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     check.close()
+
+
+def test_what_is_acknowledged_survives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill shows nothing of it: every connection has SQLite sync each commit before it returns."""
+    opened: list[sqlite3.Connection] = []
+    real = sqlite3.connect
+
+    def connect(*args: Any, **more: Any) -> sqlite3.Connection:
+        opened.append(real(*args, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with contextlib.closing(reopened(path)):
+        full = [db.execute("PRAGMA synchronous").fetchone()[0] >= 2 for db in opened]
+    assert full
+    assert all(full)
 
 
 def test_a_newer_format(path: Path) -> None:
