@@ -70,6 +70,7 @@ def test_F6_edited_code_is_refused_without_replace_and_runs_with_it(machine: Mac
     machine.write("version.py", "VERSION = 2\n")
     (machine.project / "old.txt").unlink()
     machine.write("new.txt", "added")
+    machine.write("more/new.txt", "added")
     refused = machine.run("apply", manifest)
     assert refused.code == 2, refused
     assert "code" in refused.err
@@ -137,18 +138,28 @@ def test_F6_ignore_files_say_what_travels(machine: Machine) -> None:
     (machine.project / ".git" / "config").write_text("[core]\n\trepositoryformatversion = 0\n")
     for name in ("objects", "refs"):
         (machine.project / ".git" / name).mkdir()
-    machine.write(".gitignore", "*.log\n/app/data/\nkept.bin\n")
+    machine.write(".gitignore", "*.log\n!last.log\n/app/data/\nkept.bin\n")
     machine.write("app/.gitignore", "!important.log\nsecret.*\n")
     machine.write("app/.runctlignore", "!kept.bin\nnotes/\n")
     machine.write("app/run.py", VERSIONED)
     machine.write("app/version.py", "VERSION = 1\n")
-    for name in ("a.log", "important.log", "data/big", "kept.bin", "secret.key", "notes/n", "sub/b.log", "sub/keep"):
+    for name in (
+        "a.log",
+        "last.log",
+        "important.log",
+        "data/big",
+        "kept.bin",
+        "secret.key",
+        "notes/n",
+        "sub/b.log",
+        "sub/keep",
+    ):
         machine.write(f"app/{name}", "x")
     manifest = machine.training(script="run.py", args=["short"], workdir="app", sync={"exclude": ["/app/sub/keep"]})
     done = machine.run("apply", str(manifest), "--wait")
     assert done.code == 0, done
     names = {name for name in _tree(machine) if not name.startswith(".")}
-    assert names == {"run.py", "version.py", "important.log", "kept.bin"}
+    assert names == {"run.py", "version.py", "last.log", "important.log", "kept.bin"}
 
 
 def test_F6_the_manifest_is_not_code(machine: Machine) -> None:

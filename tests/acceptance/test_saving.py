@@ -152,6 +152,33 @@ def test_F7_S4_deleting_unsaved_work_needs_force(machine: Machine) -> None:
     assert machine.run("status", "job").code == 2
 
 
+def test_S4_deleting_what_is_newer_than_the_durable_ones_needs_force(machine: Machine) -> None:
+    """There is a durable checkpoint, and a newer one that couldn't be copied yet: its loss is named, and nothing is
+    changed."""
+    machine.write("twice.py", LATE.replace("    time.sleep(0.1)", WAITS_FOR_IT))
+    machine.run("apply", str(machine.training(script="twice.py", checkpoint={"every": "1 steps", "grace": "1s"})))
+    machine.until(lambda: _verified(machine.home / "checkpoints"), "a durable checkpoint")
+    (copies,) = (machine.home / "checkpoints").glob("*/000001")
+    copies.rename(machine.root / "aside")
+    copies.write_text("a file in its place")
+    (machine.world / "go-1").touch()
+    machine.until(lambda: '"name":"step-000002.json"' in _state(machine), "the copy that fails")
+    refused = machine.run("delete", "job", "--yes")
+    assert refused.code == 2, refused
+    assert "isn't durable yet" in refused.err
+    assert machine.status()["phase"] == "Training"
+    assert machine.run("delete", "job", "--yes", "--force").code == 0
+
+
+def _state(machine: Machine) -> str:
+    return (machine.run_dirs()[0] / "state.json").read_text()
+
+
+WAITS_FOR_IT = """
+    while not os.path.exists(f"{os.environ['WORLD']}/go-{step}"):
+        time.sleep(0.02)"""
+
+
 def test_S4_deleting_asks_on_a_terminal_and_needs_yes_without_one(machine: Machine) -> None:
     """It asks, naming what is kept; `n` and the end of input change nothing; `y` deletes, and the checkpoints stay."""
     assert machine.run("apply", str(machine.training(3, 0.2)), "--wait").code == 0

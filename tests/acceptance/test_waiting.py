@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
@@ -75,6 +76,19 @@ def test_F4_elsewhere_apply_detaches_once_the_start_is_acknowledged(machine: Mac
     assert stopped.returncode == 0, stopped
     assert machine.told("drained"), "stopped, but not asked to save"
     assert not _trains(machine)
+
+
+def test_F4_a_start_that_comes_to_nothing_is_not_acknowledged(machine: Machine) -> None:
+    """Somebody holds the machine without a word about themselves, which shows at the very start alone: `--no-wait`
+    stays until then, and exits with 11."""
+    manifest = str(machine.training(3, 0.1))
+    with (machine.lock / "runctl-host.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = machine.run("apply", manifest, "--no-wait")
+    assert done.code == 11, done
+    assert machine.told() == []
+    assert machine.run("apply", manifest, "--no-wait").code == 0
+    assert machine.run("wait", "job").code == 0
 
 
 def test_F4_flags_beat_the_manifest_and_the_manifest_beats_the_surroundings(machine: Machine) -> None:
