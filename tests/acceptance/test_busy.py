@@ -235,6 +235,27 @@ def test_E4_S2_a_foreign_training_is_found_by_its_use_of_the_cpu(burner: subproc
     assert burner.pid not in _foreign(os.getpid(), SOON)
 
 
+def test_S2_a_training_of_ours_is_no_foreign_one(tmp_path: Path) -> None:
+    """What carries a run id has an agent that watches it, whichever session it is in: the lock speaks for it."""
+    script = tmp_path / "ours.py"
+    script.write_text(BURN)
+    environ = {**os.environ, "RUNCTL_RUN_ID": "x-1"}
+    with subprocess.Popen([sys.executable, str(script)], env=environ, start_new_session=True) as ours:
+        try:
+            began = time.monotonic()
+            while not _busy_for(ours.pid, time.monotonic() - began) and time.monotonic() < began + PATIENCE:
+                time.sleep(0.1)
+            assert _busy_for(ours.pid, time.monotonic() - began)
+            assert ours.pid not in _foreign(os.getpid(), SOON)
+        finally:
+            ours.kill()
+
+
+def _busy_for(pid: int, seconds: float) -> bool:
+    """Whether that is long enough, and it has used enough of the CPU, to be told from others by a wide margin."""
+    return seconds > 2 * SOON.age and sum(psutil.Process(pid).cpu_times()[:2]) / seconds > 2 * SOON.share
+
+
 # On a machine that runs other tests, too, and after half a second already.
 SOON = Busyness(age=0.5, share=0.05)
 

@@ -35,6 +35,16 @@ WRONG = (
 )
 
 
+# Ends when its progress is known, and shown wherever it is.
+HAS_PROGRESS = """
+print("epoch 1/2 loss 0.5", flush=True)
+state = os.path.dirname(os.environ["RUNCTL_PROGRESS"]) + "/state.json"
+while '"epochs":2' not in open(state).read():
+    time.sleep(0.05)
+time.sleep(0.3)
+"""
+
+
 def _json(machine: Machine, args: list[str]) -> tuple[int, list[Any], str]:
     """The exit code, the JSON values of stdout (one a line, or one in all), and stderr."""
     done = machine.run(*args, "-o", "json")
@@ -45,7 +55,7 @@ def test_N16_stdout_is_pure_json_of_every_command(machine: Machine) -> None:
     """A job whose name, output and events are full of control characters, finished: one value of each command that
     shows, one a line of each that follows; of a command that fails nothing, or a value with the problem."""
     code = "print('\\x1b[31m{\"not\": json}', flush=True)\n"
-    code += "save('epoch-1.safetensors')\nprint('ende \\xfc', file=sys.stderr)\n"
+    code += "save('epoch-1.safetensors')\nprint('ende \\xfc', file=sys.stderr)\n" + HAS_PROGRESS
     fields = {"instance": {"hourly_rate": "1 USD"}, "cost": {"cap": "5 USD"}, "labels": {"team": 'a"b'}}
     manifest = job(machine, code, **fields)
     machine.write("bad.yaml", "name: bad\nscritp: x.py\n")

@@ -60,6 +60,17 @@ def _with_eta(machine: Machine) -> dict[str, Any] | None:
     return status if progress and progress["eta_seconds"] is not None and progress["fraction"] > 0 else None
 
 
+def test_R1_nothing_is_projected_beyond_the_cap(machine: Machine) -> None:
+    """A training that needs longer than its money lasts costs the cap, and no more: that is what is projected."""
+    capped = {**PRICED, "cost": {"cap": "30 USD"}}
+    epochs = EPOCHS.replace("41", "4001").replace("/40", "/4000")
+    assert machine.run("apply", job(machine, epochs, **capped), "--no-wait").code == 0
+    status = machine.until(lambda: _with_eta(machine), "an estimate")
+    assert status["progress"]["eta_seconds"] > 100, "a dollar a second"
+    assert status["cost"]["projected"] == "30.00"
+    assert machine.run("cancel", "job").code == 0
+
+
 def test_R1_the_progress_file_and_the_steps_of_the_setup_are_shown(machine: Machine) -> None:
     """Lines of JSON on RUNCTL_PROGRESS count before what is printed; what is prepared is named while it is."""
     machine.write(

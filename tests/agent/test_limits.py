@@ -202,6 +202,17 @@ def test_output_is_no_hang_but_idle(host: Host) -> None:
     assert run.exit()["reason"] == "idle"
 
 
+def test_saving_is_no_hang(host: Host) -> None:
+    """A training that says nothing and uses no CPU to speak of, but saves, isn't hung."""
+    saves = (
+        "import os, time\nfor step in range(1000):\n"
+        " open('checkpoints/.x', 'wb').write(b'x'); os.rename('checkpoints/.x', f'checkpoints/step-{step}.bin')\n"
+        " time.sleep(0.5)"
+    )
+    run = host.script(saves, limits={"hang": 1.8, "duration": {"seconds": 4.0}})
+    assert run.exit()["reason"] == "duration"
+
+
 def test_work_is_not_idle(host: Host) -> None:
     """A training that computes is neither idle nor hung, however silent; in a child, too."""
     run = host.script(

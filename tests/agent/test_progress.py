@@ -62,6 +62,19 @@ def test_fraction_and_eta(tmp_path: Path) -> None:
     assert not progress.look(output, None, Now(1032.0, 0.0, 132.0))
 
 
+def test_eta_of_what_was_resumed(tmp_path: Path) -> None:
+    """What earlier attempts have done took no time of this one."""
+    progress = Progress(str(tmp_path / "progress"))
+    output = Output(str(tmp_path), 1 << 20)
+    progress.begin(Now(1000.0, 0.0, 100.0))
+    for seconds, epoch in ((2.0, 50), (10.0, 60)):
+        (tmp_path / "progress").write_text(f'{{"epoch": {epoch}, "epochs": 100}}\n')
+        assert progress.look(output, None, Now(1000.0 + seconds, 0.0, 100.0 + seconds))
+    state = progress.state(Now(1010.0, 0.0, 110.0))
+    assert state is not None
+    assert state["eta"] == 40.0
+
+
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, '{"epoch": 1e999}', '{"epoch": NaN, "fraction": -5}', '{"epoch": true}', "\x00" * 9000]
 )
