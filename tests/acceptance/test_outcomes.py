@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from typing import Any
 
@@ -68,10 +69,9 @@ def _kill(machine: Machine, *roles: str) -> None:
 def test_E5_a_killed_agent_is_lost_and_retried_never_a_success(machine: Machine, roles: tuple[str, ...]) -> None:
     """The training dies with its agent, its end is recorded without a code, and the next attempt goes on from what was
     saved; the outcome is that one's."""
-    attached = machine.start("apply", str(machine.training(40, 0.1, code=6)), "--wait")
-    machine.until(lambda: "CheckpointSaved" in machine.printed(), "a durable checkpoint")
-    known = _durable_step(machine)
-    durable = machine.until(lambda: (step := _durable_step(machine)) > known and step, "one that is newer")
+    attached = machine.start("apply", str(machine.training(60, 0.1, code=6)), "--wait")
+    told = machine.until(lambda: re.search(r"CheckpointSaved: `step-(\d+)", machine.printed()), "a durable checkpoint")
+    durable = machine.until(lambda: (step := _durable_step(machine)) > int(told[1]) and step, "a newer one")
     first = machine.told("start")[0]["pid"]
     _kill(machine, *roles)
     machine.until(lambda: not psutil.pid_exists(first), "the end of the training", 10)
