@@ -8,9 +8,12 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
+import pytest
+
+from runctl.providers.local.logs import output_end, read_output
 
 from .machine import PATIENCE, RUNCTL, Machine
 from .scripts import alive, job
@@ -113,6 +116,27 @@ while attempt == "1":
         psutil.Process(machine.agent_pids()["agent"]).kill()
         out, _ = follower.communicate(timeout=PATIENCE)
     assert out.decode() == "".join(f"{attempt} {line}\n" for attempt in (1, 2) for line in range(50))
+
+
+def test_N22_a_rotation_in_the_middle_of_a_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is renamed, and a new one begun, after a reader has opened it: what it reads is that place of the output
+    all the same, and its end is not taken for another."""
+    log = tmp_path / "output.log"
+    real = os.open
+
+    def rotated(path: Any, flags: int, *args: Any, **more: Any) -> int:
+        descriptor = real(path, flags, *args, **more)
+        if path == log and not (tmp_path / f"output.{0:020d}.log").exists():
+            log.rename(tmp_path / f"output.{0:020d}.log")
+            log.write_bytes(b"later\n")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", rotated)
+    for look, found in ((lambda: read_output(tmp_path, 2), b"rst\n"), (lambda: output_end(tmp_path), 6)):
+        (tmp_path / f"output.{0:020d}.log").unlink(missing_ok=True)
+        log.write_bytes(b"first\n")
+        assert look() == found
+        assert read_output(tmp_path, 6) == b"later\n"
 
 
 def test_N22_bytes_that_are_no_text_arrive_unaltered(machine: Machine) -> None:

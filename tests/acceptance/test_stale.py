@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,59 @@ def _rewrite(path: Path, roles: tuple[str, ...], fake: Callable[[dict[str, Any]]
 
 def _is_zombie(pid: int) -> bool:
     return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_N20_an_attempt_is_not_over_while_a_process_of_it_lives(machine: Machine) -> None:
+    """Agent, guardian and leader die at once, a child in a session of its own goes on: whoever ends it, before that
+    the attempt isn't said to be over, and no other one is started."""
+    code = """
+attempt = os.environ["RUNCTL_ATTEMPT"]
+if attempt == "1":
+    if os.fork() == 0:
+        os.setsid()
+        tell("child")
+        time.sleep(120)
+    time.sleep(120)
+tell("again", attempt=attempt)
+"""
+    attached = machine.start("apply", job(machine, code), "--wait")
+    (child,) = machine.until(lambda: machine.agent_pids().get("training") and machine.told("child"), "the child")
+    crash(machine)
+    end = time.monotonic() + 2.0
+    while alive(child["pid"]) and time.monotonic() < end:
+        over = machine.status()["attempts"][0]["reason"]
+        assert over is None or not alive(child["pid"]), over
+    if alive(child["pid"]):
+        os.kill(child["pid"], signal.SIGKILL)
+    attached.kill()  # it would look again in 15 s
+    attached.wait()
+    assert machine.run("apply", "job.yaml", "--wait").code == 0
+    assert [each["attempt"] for each in machine.told("again")] == ["2"]
+    assert [each["reason"] for each in machine.status()["attempts"]] == ["lost", "exited"]
+
+
+def test_N20_a_run_directory_that_is_swept_away_is_not_the_end(machine: Machine) -> None:
+    """Somebody cleans up below a training that goes on: it isn't said to be over, and no other one is started, before
+    it has ended; then it is lost."""
+    code = """
+attempt = os.environ["RUNCTL_ATTEMPT"]
+tell("on", attempt=attempt)
+if attempt == "1":
+    time.sleep(120)
+"""
+    attached = machine.start("apply", job(machine, code), "--wait")
+    machine.until(lambda: machine.told("on") and machine.status()["phase"] == "Training", "the training")
+    (first,) = machine.told("on")
+    machine.run_dirs()[0].rename(machine.root / "swept")
+    end = time.monotonic() + 2.0
+    while time.monotonic() < end:
+        over = machine.status()["attempts"][0]["reason"]
+        assert over is None or not alive(first["pid"]), over
+    os.kill(first["pid"], signal.SIGKILL)
+    attached.kill()
+    attached.wait()
+    assert machine.run("apply", "job.yaml", "--wait").code == 0
+    assert [each["reason"] for each in machine.status()["attempts"]] == ["lost", "exited"]
 
 
 def test_N20_a_stale_lock_or_controller_file_holds_nothing(machine: Machine) -> None:
