@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from pathlib import Path
+from typing import cast
 
+import pytest
 import yaml
 from acceptance.machine import PATIENCE, RUNCTL, Machine
+from planner.kit import Life
+from planner.kit import job as spec
+
+from runctl.cli.logs import _Printer
+from runctl.home import Home
+from runctl.planner.record import Record
+from runctl.store.interface import Store, Versioned
 
 NOISY = r"""
 import os, sys, time
@@ -116,6 +126,37 @@ def test_a_flood_is_followed_over_rotated_segments(machine: Machine) -> None:
     expected = b"".join((b"%07d." % n) * 8192 for n in range(2400))
     assert _bytes(machine, "logs", "-f", "flood") == expected
     assert len(list(machine.run_dirs()[0].glob("output.*.log"))) >= 2
+
+
+class _Meanwhile:
+    """A store of one job that ends, with its last words, at the moment at which it is looked at."""
+
+    def __init__(self, home: Home, record: Record) -> None:
+        self._log = home.run_dir(record.uid, 1) / "output.log"
+        self._record = record
+
+    def requests(self, uid: str) -> tuple[()]:
+        return ()
+
+    def get(self, uid: str) -> Versioned:
+        with self._log.open("a") as file:
+            file.write("last words\n")
+        return Versioned(self._record, 2, 1)
+
+
+def test_last_words_are_printed(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The training prints and ends between two looks of a follower: all of it is printed before that one leaves."""
+    home = Home(tmp_path)
+    life = Life(spec())
+    life.run()
+    before = life.job
+    life.see(life.ended(code=0))
+    log = home.run_dir(before.uid, 1) / "output.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("first words\n")
+    store = cast(Store, _Meanwhile(home, life.job))
+    _Printer(home, store, before, 1, only=False, setup=False).run(None, follow=True)
+    assert capfdbinary.readouterr().out == b"first words\nlast words\n"
 
 
 def test_setup_is_streamed_and_kept(machine: Machine) -> None:
