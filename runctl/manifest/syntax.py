@@ -78,6 +78,10 @@ def explain_syntax(
     column = min(mark.column + 1, len(source.lines[line - 1]) + 1)
     problem = error.problem or "unreadable"
     at = Position(line=line, column=column, end_line=line, end_column=column + 1)
+    if "nesting depth" in problem:  # the parser's own bound, on input that is read no further
+        return source.diagnose(
+            at, "too-deep", "nested too deep to be read", hint="a manifest needs five levels", document=document
+        )
     if bracket is not None:
         at = max(at, _behind(bracket), key=lambda each: (each.line, each.column))
         ends = _document_ends(source, at)

@@ -13,8 +13,6 @@ import pytest
 
 from runctl.agent import hostlock
 
-import pytest
-
 from .real_host import Host, until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"

@@ -5,9 +5,11 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from runctl.manifest.compose import EventParser, compose, pure_parser
 from runctl.manifest.source import MAX_BYTES, Source
+from runctl.manifest.syntax import explain_syntax
 from tests.manifest import FIRST, loaded, problems
 
 _LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -39,7 +41,7 @@ _LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         pytest.param(b"name: a\nscript: \xff\n", [("not-utf-8", 2, 9)], id="not UTF-8"),
         pytest.param("name: a\n".encode("utf-16"), [("not-utf-8", 1, 1)], id="UTF-16"),
         pytest.param(b"\xef\xbb\xbfname: \xc3\x28\n", [("not-utf-8", 1, 7)], id="not UTF-8 behind a BOM"),
-        pytest.param(b"[" * 100_000, [("too-deep", 1, 33)], id="deep brackets"),
+        pytest.param(b"[" * 900, [("too-deep", 1, 33)], id="deep brackets"),
         pytest.param(b"{a: " * 100_000, [("too-deep", 1, 129)], id="deep braces"),
         pytest.param(b"".join(b" " * i + b"a:\n" for i in range(900)), [("too-deep", 33, 33)], id="deep blocks"),
         pytest.param(b"- " * 100_000, [("too-deep", 1, 65)], id="deep dashes"),
@@ -148,6 +150,16 @@ def test_a_syntax_error_ends_its_document_only() -> None:
 def test_syntax_errors_are_followed_up_to_a_bound() -> None:
     """Documents without end, each with a syntax error, are given up."""
     assert len(loaded("--- [\n" * 1000).diagnostics) == 20
+
+
+def test_brackets_without_end_are_too_deep() -> None:
+    """Wherever the parser stops reading: before the first of them is told, or not at all."""
+    (problem,) = loaded(b"[" * 100_000).diagnostics
+    assert (problem.code, problem.line) == ("too-deep", 1)
+    mark = yaml.Mark("", 0, 0, 1000, None, None)
+    error = yaml.MarkedYAMLError("while increasing flow level", mark, "exceeded maximum nesting depth 1000", mark)
+    deep = explain_syntax(error, Source("job.yaml", "[" * 2000), 0, 1)
+    assert (deep.code, deep.line, deep.column) == ("too-deep", 1, 1001)
 
 
 def test_documents_have_a_bound() -> None:
