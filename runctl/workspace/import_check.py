@@ -30,9 +30,9 @@ for pair in sys.argv[2:]:
         found = False
     if not found:
         missing.append("`%s`" % module)
-        print("hint: add `%s` to requirements.txt, or to the script's `# /// script` block" % distribution)
+        print("hint: add `%s` to requirements.txt, or to the script's `# /// script` block" % distribution, file=sys.stderr)
 if missing:
-    print("error: the script imports %s, not found by %s" % (", ".join(missing), sys.executable))
+    print("error: the script imports %s, not found by %s" % (", ".join(missing), sys.executable), file=sys.stderr)
 sys.exit({EXIT_MISSING} if missing else 0)
 """
 """Python 3.8 and later, standard library only. Finds modules without importing any of their code."""

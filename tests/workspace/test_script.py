@@ -168,7 +168,7 @@ def test_F3_missing_modules_are_an_error_in_the_built_environment(tmp_path: Path
     bad = ("cv2_nope", "json", "google.gone", "skimage")
     found = subprocess.run(import_check_argv(sys.executable, bad, str(tmp_path)), capture_output=True, text=True)
     assert found.returncode == EXIT_MISSING
-    *hints, error = found.stdout.splitlines()
+    *hints, error = found.stderr.splitlines()
     assert error.startswith("error: the script imports `cv2_nope`, `google.gone`, `skimage`, not found by ")
     assert len(hints) == 3
     assert "add `scikit-image`" in hints[2]
