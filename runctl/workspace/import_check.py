@@ -30,7 +30,8 @@ for pair in sys.argv[2:]:
         found = False
     if not found:
         missing.append("`%s`" % module)
-        print("hint: add `%s` to requirements.txt, or to the script's `# /// script` block" % distribution, file=sys.stderr)
+        where = "requirements.txt, or to the script's `# /// script` block"
+        print("hint: add `%s` to %s" % (distribution, where), file=sys.stderr)
 if missing:
     print("error: the script imports %s, not found by %s" % (", ".join(missing), sys.executable), file=sys.stderr)
 sys.exit({EXIT_MISSING} if missing else 0)
