@@ -116,6 +116,7 @@ def test_the_lock_outlives_its_watchers(host: Host) -> None:
     """The training itself holds the lock, so that no other start can slip in before it is gone."""
     run = host.script(SLEEP)
     pid = run.training()["training"]["pid"]
+    run.printed("up")  # before that its Python opens and closes files
     held = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
     assert str(host.locks / "runctl-host.lock") in held
     assert not any(str(run.path) in path for path in held)
