@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Dict, Optional, Set
 
 SWEEP_SECONDS = 10.0
+UNWATCHED_SECONDS = 1.0
 
 
 def sweep() -> None:
@@ -30,10 +31,15 @@ def sweep() -> None:
         _end(run_id, str(holder["path"]))
 
 
-def _end(run_id: str, lock_path: str) -> None:
-    until = time.monotonic() + SWEEP_SECONDS
+def end_unwatched(run_id: str) -> None:
+    """Kill this user's processes of one attempt that nobody watches over any more."""
+    _end(run_id, "", UNWATCHED_SECONDS)
+
+
+def _end(run_id: str, lock_path: str, seconds: float = SWEEP_SECONDS) -> None:
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
-        orphans = _orphans(run_id) | _orphaned_holders(lock_path)
+        orphans = _orphans(run_id) | (_orphaned_holders(lock_path) if lock_path else set())
         for pid in orphans:
             processes.signal_one(pid, signal.SIGKILL)
         if not orphans:

@@ -80,9 +80,8 @@ def prepare(spec: Spec) -> Callable[[Report], None]:
         from runctl.checkpoints import durable, restoring
 
         checkpoint = spec.checkpoint
-        mine = os.path.dirname(durable.directory(checkpoint.destination, spec.uid, spec.attempt, 0))
         try:
-            os.makedirs(mine, mode=0o700, exist_ok=True)
+            durable.make_directory(checkpoint.destination, spec.uid, spec.attempt)
             durable.sweep(checkpoint.destination, spec.uid, spec.attempt)
         except OSError as error:
             report({"failed": f"the destination of checkpoints can't be written: {error}"})

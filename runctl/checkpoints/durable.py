@@ -55,6 +55,18 @@ def directory(root: str, uid: str, attempt: int, seq: int) -> str:
     return os.path.join(root, uid, f"{attempt:06d}", f"{seq:06d}")
 
 
+def make_directory(root: str, uid: str, attempt: int) -> None:
+    """Make the directory of an attempt's copies, with names that a power cut doesn't take back. Raises OSError."""
+    path = os.path.dirname(directory(root, uid, attempt, 0))
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    sync(os.path.dirname(path))
+    sync(root)
+    try:
+        sync(os.path.dirname(os.path.abspath(root)))
+    except PermissionError:
+        pass  # not ours to read: whoever made the root has seen to its name
+
+
 def store(source: str, root: str, facts: Json) -> Json:
     """Copy a file or directory durably, verified by reading back; returns its manifest.
 
@@ -63,7 +75,8 @@ def store(source: str, root: str, facts: Json) -> Json:
     """
     target = directory(root, facts["uid"], facts["attempt"], facts["seq"])
     parent = os.path.dirname(target)
-    os.makedirs(parent, mode=0o700, exist_ok=True)
+    if not os.path.isdir(parent):
+        make_directory(root, facts["uid"], facts["attempt"])
     if os.path.lexists(os.path.join(target, MANIFEST)):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     building = os.path.join(parent, f"{PARTIAL_PREFIX}{facts['seq']:06d}")

@@ -152,7 +152,7 @@ def test_all_of_it_is_on_the_disk_before_it_is_durable(
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "rename", rename)
     path = store(tmp_path / "d", tree)
-    needed = [path.parent, *path.rglob("*")]
+    needed = [tmp_path, tmp_path / "d", tmp_path / "d" / "u", path.parent, *path.rglob("*")]
     assert [str(each) for each in needed if each.stat().st_ino not in before] == []
     assert path.stat().st_ino in synced
 

@@ -17,6 +17,7 @@ import anyio.to_thread
 from runctl.agent.bundle import install
 from runctl.agent.files import write_json
 from runctl.agent.hostlock import DIRECTORY_VARIABLE, LockUnusable, recorded_holders
+from runctl.agent.leftovers import end_unwatched
 from runctl.agent.processes import is_alive
 from runctl.home import Home
 from runctl.planner.actions import Launch
@@ -78,7 +79,12 @@ class LocalMachine:
     async def look(self, record: Record, attempt: Attempt) -> Sight:
         now = datetime.now(UTC)
         run_dir = self._home.run_dir(record.uid, attempt.number)
-        seen = seeing.look(run_dir, spec.run_id(record, attempt), now)
+        run_id = spec.run_id(record, attempt)
+        seen = seeing.look(run_dir, run_id, now)
+        if isinstance(seen, Starting) and seeing.is_unwatched(run_dir):
+            # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
+            end_unwatched(run_id)
+            seen = seeing.look(run_dir, run_id, datetime.now(UTC))
         if isinstance(seen, Live | Starting):
             self._watchers[record.uid] = seeing.watchers(run_dir)
         else:

@@ -51,6 +51,13 @@ def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
     return _dead(claim, state, run_dir, now)
 
 
+def is_unwatched(run_dir: Path) -> bool:
+    """Whether the attempt was claimed, guardian and agent are gone, and nobody has recorded its end."""
+    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
+    alive = is_alive(_object(claim).get("guardian")) or is_alive(_object(state).get("agent"))
+    return claim is not None and not alive and read_json(run_dir / "exit.json") is None
+
+
 def watchers(run_dir: Path) -> tuple[int, ...]:
     """The pids of the attempt's guardian and agent, as far as they have written them down."""
     claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
