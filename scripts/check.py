@@ -16,10 +16,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "5"
+WORKERS = "6"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [f"tests/{name}" for name in ("store", "reconciler", "checkpoints", "workspace", "examples")]
-# Many machines at once, which leave nothing of the processor to others: by itself.
+# Many machines at once, which leave little of the processor to others: beside nothing that is timed.
 KILLS = "tests/acceptance/test_kills.py"
 
 
@@ -36,13 +36,12 @@ def tool(name: str, *args: str) -> list[str]:
 # Whatever has a stage of its own.
 IGNORED = [f"--ignore={path}" for path in (KILLS, *PURE_TESTS, *AGENTLESS_TESTS)]
 
-# Two lines of stages, run side by side, one on each core.
+# Lines of stages, two of which are run side by side, one on each core.
 STATIC = [
     Stage("ruff check", tool("ruff", "check", "--quiet", "--output-format", "concise")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
     Stage("layers", tool("lint-imports", "--no-cache")),
     Stage("types", tool("mypy")),
-    Stage("tests without an agent", tool("pytest", "-q", *AGENTLESS_TESTS)),
 ]
 # Pure code is held to every branch by its own tests alone; no other test is traced.
 PURE = [
@@ -54,7 +53,8 @@ PURE = [
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
-ALONE = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
+KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
+UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", *AGENTLESS_TESTS)])]
 
 
 def environment() -> dict[str, str]:
@@ -86,12 +86,12 @@ def run_line(stages: list[Stage], failed: Event) -> None:
 
 def main() -> None:
     failed = Event()
-    lines = [Thread(target=run_line, args=(stages, failed)) for stages in (STATIC, PURE)]
-    for line in lines:
-        line.start()
-    for line in lines:
-        line.join()
-    run_line(ALONE, failed)
+    for pair in ((STATIC, PURE), (KILLING, UNTIMED)):
+        lines = [Thread(target=run_line, args=(stages, failed)) for stages in pair]
+        for line in lines:
+            line.start()
+        for line in lines:
+            line.join()
     if failed.is_set():
         raise SystemExit(1)
     raise SystemExit(subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL))
