@@ -113,8 +113,9 @@ def _checkpoint(step: Pass, live: Attempt, newest: CheckpointRef | None, durable
     if newest is None or (old is not None and (old.attempt, old.seq) >= (newest.attempt, newest.seq)):
         return step
     message = f"`{newest.name}` ({format_size(newest.bytes)}) is durable"
-    if durable - live.durable > 1:
-        message += f", and so were {durable - live.durable - 1} before it"
+    before = durable - live.durable - 1
+    if before > 0:
+        message += ", and so is the one before it" if before == 1 else f", and so are the {before} before it"
     return step.to(checkpoint=newest).say("Normal", "CheckpointSaved", message)
 
 

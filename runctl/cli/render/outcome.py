@@ -19,11 +19,17 @@ def ending(sight: Sight) -> str:
     rows = [
         ("progress", progress_words(sight)),
         ("cost", cost_words(sight)),
-        ("checkpoint", f"{newest}; {count(sight.durable, 'durable checkpoint')} in all" if newest else ""),
+        ("checkpoint", f"{newest}; {_in_all(sight)}" if newest else ""),
         ("time", f"{span(ended_at(record, sight.now) - record.created_at)}, {count(len(record.attempts), 'attempt')}"),
     ]
     told = facts(rows)
     return f"{record.name}: {verdict(record)}" + (f"\n{told}" if told else "")
+
+
+def _in_all(sight: Sight) -> str:
+    keep = sight.record.job.checkpoint.keep
+    kept = f", the newest {keep} kept" if sight.durable > keep else ""
+    return f"{count(sight.durable, 'durable checkpoint')} in all{kept}"
 
 
 def ended_at(record: Record, now: datetime) -> datetime:
