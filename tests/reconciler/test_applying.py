@@ -7,9 +7,11 @@ import pytest
 from planner.kit import T0, job, record, source
 
 from runctl.manifest.job import SourcedJob
+from runctl.planner.reapply import Reapply
 from runctl.planner.record import Desired
+from runctl.planner.requests import StopJob
 from runctl.reconciler.applying import Prepared, Proposal, propose, submit
-from runctl.store.interface import Acquire, ControllerId, Create, NameTaken, Put, done
+from runctl.store.interface import Acquire, Ask, ControllerId, Create, NameTaken, Put, done
 
 from .world import World
 
@@ -51,3 +53,16 @@ def test_several_files_are_a_group_in_their_order(world: World) -> None:
     assert [(each.name, each.order) for each in members] == [("b", 0), ("a", 1)]
     (alone,) = submit(world.store, [proposal(world, name="c")], "me", T0)
     assert world.record(alone.uid).group is None
+
+
+def test_what_is_open_counts(world: World) -> None:
+    """A change or a stop that nobody has answered yet is a part of the job that the next apply is compared with."""
+    done(world.store.apply([Create(record(job(), uid="u1"))])[0])
+    (first,) = submit(world.store, [proposal(world, "limits: {duration: 1h}")], "me", T0)
+    second = proposal(world, "limits: {duration: 2h}")
+    assert second.found is not None
+    assert (first.asked, second.found.record.generation.number) == (1, 2)
+    submit(world.store, [second], "me", T0)
+    assert proposal(world, "limits: {duration: 2h}").decision.kind is Reapply.ATTACH
+    done(world.store.apply([Ask("u1", StopJob(at=T0, why="enough"))])[0])
+    assert proposal(world, "limits: {duration: 2h}").decision.kind is Reapply.RESUME
