@@ -185,7 +185,7 @@ def _layers(job: Job) -> str:
         return ""
     return (
         "the controller, and the agent beside the training even with the controller dead; "
-        "not covered: somebody who freezes the agent and its guardian"
+        "not covered: somebody who freezes or kills agent and guardian while no controller runs"
     )
 
 

@@ -61,6 +61,8 @@ def take_in(step: Pass) -> Pass:
             assert now is not None
             now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
             ended = min((seen.as_of, *_latest_ends(live, seen)))
+            if seen.last_seen is not None:
+                ended = max(ended, min(seen.last_seen, seen.as_of))
             detail = "the agent is gone and left no exit record; no process of the attempt is alive"
             return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)
         case _:  # pragma: no cover

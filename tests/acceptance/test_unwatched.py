@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -87,3 +88,33 @@ if "RUNCTL_RESUME_FROM" not in os.environ:
     assert attached.wait(PATIENCE) == 0
     assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.safetensors"]
     assert machine.status()["outcome"] == "Succeeded"
+
+
+@pytest.mark.parametrize("held", ["agent", "guardian"])
+def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(machine: Machine, held: str) -> None:
+    """One of guardian and agent is held, the other killed: neither ends the attempt. The controller does, soon after
+    the money is over; and what is billed never shrinks."""
+    other = {"agent": "guardian", "guardian": "agent"}[held]
+    manifest = machine.training(
+        1000,
+        0.1,
+        instance={"hourly_rate": "3600 USD"},
+        cost={"cap": "12 USD"},
+        checkpoint={"every": "1 steps", "grace": "1s"},
+    )
+    machine.start("apply", str(manifest), "--wait")
+    machine.until(lambda: machine.told("saved"), "a checkpoint")
+    pids = machine.agent_pids()
+    os.kill(pids[held], signal.SIGSTOP)
+    os.kill(pids[other], signal.SIGKILL)
+    spent = []
+
+    def over() -> bool:
+        status = machine.status()
+        spent.append(float(status["cost"]["spent"]))
+        return status["phase"] == "Finished"
+
+    machine.until(over, "the end")
+    assert all(later > sooner - 0.5 for sooner, later in pairwise(spent))
+    assert spent[-1] < 17, "the cap, and what a double fault may cost"
+    assert not machine.trainings()

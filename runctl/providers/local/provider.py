@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,17 +14,18 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from runctl.agent.bundle import install
 from runctl.agent.files import write_json
 from runctl.agent.hostlock import DIRECTORY_VARIABLE, LockUnusable, recorded_holders
 from runctl.agent.leftovers import end_unwatched
-from runctl.agent.processes import is_alive
+from runctl.agent.processes import is_alive, signal_one
 from runctl.home import Home
 from runctl.planner.actions import Launch
-from runctl.planner.observed import Holder, Live, MachineSeen, Starting
+from runctl.planner.observed import Dead, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
-from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
+from runctl.providers.interface import PAST_MONEY, LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
 from runctl.providers.local.files import write_orders
 from runctl.providers.local.foreign import foreign_trainings
@@ -34,6 +36,10 @@ from runctl.workspace.problems import WorkspaceError
 LAUNCHER_SECONDS = 30.0
 CLAIM_SECONDS = 5.0
 
+# Of guardian and agent each ends the attempt without the other. If one is dead or stopped and the other does nothing
+# for so long, or once the money is over, it is left to the controller.
+IMPAIRED_SECONDS = 60.0
+
 
 class LocalMachine:
     """Starts attempts in run directories under `home`; `environ` is what trainings may see a part of."""
@@ -43,6 +49,8 @@ class LocalMachine:
         self._environ = dict(environ)
         self._runs = str(home.runs)
         self._watchers: dict[str, tuple[int, ...]] = {}
+        self._alive_at: dict[str, datetime] = {}
+        self._impaired: dict[str, float] = {}
 
     async def machine(self, record: Record) -> MachineSeen:
         now = datetime.now(UTC)
@@ -83,13 +91,32 @@ class LocalMachine:
         seen = seeing.look(run_dir, run_id, now)
         if isinstance(seen, Starting) and seeing.is_unwatched(run_dir):
             # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
+            self._alive_at[record.uid] = now
             end_unwatched(run_id)
             seen = seeing.look(run_dir, run_id, datetime.now(UTC))
+        if isinstance(seen, Live | Starting):
+            self._alive_at[record.uid] = now
+            if self._is_beyond_help(record, attempt, run_dir, now):
+                for pid in seeing.living_watchers(run_dir):
+                    signal_one(pid, signal.SIGKILL)
+        elif isinstance(seen, Dead) and record.uid in self._alive_at:
+            alive_at = self._alive_at[record.uid]
+            seen = msgspec.structs.replace(seen, last_seen=max(alive_at, seen.last_seen or alive_at))
         if isinstance(seen, Live | Starting):
             self._watchers[record.uid] = seeing.watchers(run_dir)
         else:
             self._watchers.pop(record.uid, None)
         return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
+
+    def _is_beyond_help(self, record: Record, attempt: Attempt, run_dir: Path, now: datetime) -> bool:
+        """Whether guardian and agent can't end the attempt any more, and it is time to: its money is over, or it has
+        been so for long. Time in which the machine slept doesn't count."""
+        if not seeing.is_impaired(run_dir):
+            self._impaired.pop(record.uid, None)
+            return False
+        since = self._impaired.setdefault(record.uid, time.monotonic())
+        money = attempt.orders.limits.money
+        return time.monotonic() - since > IMPAIRED_SECONDS or (money is not None and now > money.until + PAST_MONEY)
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.

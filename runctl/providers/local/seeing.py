@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from runctl.agent.processes import is_alive, orphans, table
+from runctl.agent.processes import look as process_of
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
@@ -56,6 +57,25 @@ def is_unwatched(run_dir: Path) -> bool:
     claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
     alive = is_alive(_object(claim).get("guardian")) or is_alive(_object(state).get("agent"))
     return claim is not None and not alive and read_json(run_dir / "exit.json") is None
+
+
+def living_watchers(run_dir: Path) -> list[int]:
+    """The pids of the attempt's guardian and agent, as far as they are those that have written them down."""
+    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
+    known = (_object(_object(claim).get("guardian")), _object(_object(state).get("agent")))
+    return [each["pid"] for each in known if is_alive(each)]
+
+
+def is_impaired(run_dir: Path) -> bool:
+    """Whether one of guardian and agent is dead or stopped, so that the other has nobody to end the attempt for it."""
+    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
+    if claim is None or state is None or read_json(run_dir / "exit.json") is not None:
+        return False
+    for known in (_object(claim.get("guardian")), _object(state.get("agent"))):
+        process = process_of(known["pid"]) if is_alive(known) else None
+        if process is None or process.state == "T":
+            return True
+    return False
 
 
 def watchers(run_dir: Path) -> tuple[int, ...]:
