@@ -55,7 +55,7 @@ def test_N20_a_dead_attempt_is_not_taken_for_a_live_one(
     """The machine dies in mid-run, and other processes have the numbers of the dead: the attempt is lost, another
     one goes on from the checkpoint, the bystanders are left alone, and the code is the second training's own."""
     controller = machine.start("apply", job(machine, GOES_ON), "--wait")
-    machine.until(lambda: durable(machine), "a durable checkpoint")
+    machine.until(lambda: durable(machine) and _is_noted(machine), "a durable checkpoint that its agent has noted")
     controller.kill()
     controller.wait()
     crash(machine)
@@ -77,6 +77,10 @@ def test_N20_a_dead_attempt_is_not_taken_for_a_live_one(
     assert [each["exit_code"] for each in status["attempts"]] == [None, 3]
     first, second = machine.told("on")
     assert (first["resumed"], Path(second["resumed"]).name) == (None, "step-1.safetensors")
+
+
+def _is_noted(machine: Machine) -> bool:
+    return any('"durable"' in path.read_text() for path in machine.home.glob("runs/*/*/checkpoints.jsonl"))
 
 
 def _rewrite(path: Path, roles: tuple[str, ...], fake: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -39,6 +39,9 @@ CLAIM_SECONDS = 5.0
 # Of guardian and agent each ends the attempt without the other. If one is dead or stopped and the other does nothing
 # for so long, or once the money is over, it is left to the controller.
 IMPAIRED_SECONDS = 60.0
+
+# A controller looks at a live attempt at least so often, unless its machine slept.
+LOOKS_APART = timedelta(seconds=20)
 
 
 class LocalMachine:
@@ -100,8 +103,10 @@ class LocalMachine:
                 for pid in seeing.living_watchers(run_dir):
                     signal_one(pid, signal.SIGKILL)
         elif isinstance(seen, Dead) and record.uid in self._alive_at:
+            # It died since the last look: billed is what was seen of it, and what nobody can tell from that.
             alive_at = self._alive_at[record.uid]
-            seen = msgspec.structs.replace(seen, last_seen=max(alive_at, seen.last_seen or alive_at))
+            last = now if now - alive_at <= LOOKS_APART else alive_at
+            seen = msgspec.structs.replace(seen, last_seen=max(last, seen.last_seen or last))
         if isinstance(seen, Live | Starting):
             self._watchers[record.uid] = seeing.watchers(run_dir)
         else:
