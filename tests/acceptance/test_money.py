@@ -168,7 +168,7 @@ def test_S1_warnings_without_a_cap_and_of_a_dear_machine(machine: Machine) -> No
     machine.until(lambda: "CostWithoutCap" in _reasons(machine), "the warning", 10)
     assert "DearMachine" in _reasons(machine)
     assert any("no cap" in each for each in machine.status()["warnings"])
-    assert _bill(machine) >= 0.9
+    assert _bill(machine) >= 0.3, "said long before ten dollars, at ten a second from the start of the agent"
 
 
 def test_F5_S5_spent_and_projected_while_it_trains(machine: Machine) -> None:
