@@ -52,21 +52,22 @@ def _newest_good(source: str, name: str, target_dir: str, report: Report) -> str
     """Restore a durable checkpoint, or the newest before it that is whole, saying so as `damaged`. Raises Damaged."""
     from runctl.checkpoints import durable, restoring
 
-    job, attempt, seq = source.rsplit("/", 2)
-    root, uid = os.path.split(job)
-    older = [each for each in durable.list_durable(root, uid) if (each.attempt, each.seq) < (int(attempt), int(seq))]
     try:
         return restoring.restore_durable(source, name, target_dir)
     except durable.Damaged as error:
-        first, why = error, str(error)
-    for each in reversed(older):
+        first = error
+    job, attempt, seq = source.rsplit("/", 2)
+    root, uid = os.path.split(job)
+    for each in reversed(durable.list_durable(root, uid)):
+        if (each.attempt, each.seq) >= (int(attempt), int(seq)):
+            continue
         before = str(each.manifest.get("name"))
         try:
             path = restoring.restore_durable(each.path, before, target_dir)
         except durable.Damaged:
             continue
         instead = f"`{before}` of attempt {each.attempt}, the newest whole one before it"
-        report({"damaged": f"{why}; going on from {instead}"})
+        report({"damaged": f"{first}; going on from {instead}"})
         return path
     raise first
 

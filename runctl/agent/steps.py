@@ -21,7 +21,7 @@ MAX_WORDS = 300
 
 
 class SetupFailed(Exception):
-    """A step failed; `args[0]` says which, why, and where its output is."""
+    """A step failed; `args[0]` says which, and why."""
 
 
 class Preparation:
