@@ -12,18 +12,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Sequence
 
-USAGE = "usage: python -I -S -E launch.py <run dir>\n"
+USAGE = "usage: python -I -S -E launch.py [--salvage] <run dir>\n"
 MAX_DESCRIPTORS = 4096
 
 
 def main(entry: str, arguments: List[str]) -> int:
-    """Run one of the three programs behind `launch.py`; returns its exit status."""
+    """Run one of the programs behind `launch.py`; returns its exit status."""
     if len(arguments) == 1:
-        return launch(entry, arguments[0])
+        return launch(entry, arguments[0], "--guardian")
     if len(arguments) == 3 and arguments[0] == "--guardian":
         from runctl.agent.guardian import guard
 
         return guard(entry, arguments[1], umask=int(arguments[2], 8))
+    if len(arguments) == 2 and arguments[0] == "--salvage":
+        return launch(entry, arguments[1], "--salvage-detached")
+    if len(arguments) == 3 and arguments[0] == "--salvage-detached":
+        from runctl.agent.salvage import salvage_unwatched
+
+        return salvage_unwatched(arguments[1])
     if len(arguments) == 7 and arguments[0] == "--agent":
         from runctl.agent.supervisor import supervise
 
@@ -33,9 +39,9 @@ def main(entry: str, arguments: List[str]) -> int:
     return 2
 
 
-def launch(entry: str, run_dir: str) -> int:
-    """Start the guardian of a run directory in a session of its own; 0 once it is on its way, 2 if there is no
-    such directory.
+def launch(entry: str, run_dir: str, program: str) -> int:
+    """Start the guardian of a run directory, or another of these programs, in a session of its own; 0 once it is on its
+    way, 2 if there is no such directory.
     """
     run_dir = os.path.abspath(run_dir)
     if not os.path.isfile(os.path.join(run_dir, "spec.json")):
@@ -55,7 +61,7 @@ def launch(entry: str, run_dir: str) -> int:
         reset_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
-        run_program(entry, ["--guardian", run_dir, f"{umask:o}"])
+        run_program(entry, [program, run_dir, f"{umask:o}"])
     finally:
         os._exit(1)
 

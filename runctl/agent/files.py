@@ -180,6 +180,27 @@ class Journal:
         self._count = 0
         self._unwritten: List[bytes] = []
 
+    def resume(self) -> List[Json]:
+        """Go on where another process, which is dead, was stopped: its lines, without one that it couldn't finish."""
+        try:
+            with open(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
+                whole, _, torn = file.read().rpartition(b"\n")
+                if torn:
+                    file.truncate(len(whole) + 1 if whole else 0)
+        except OSError:
+            return []
+        lines = []
+        for line in whole.split(b"\n"):
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                lines.append(value)
+        counts = [line[self._counter] for line in lines if isinstance(line.get(self._counter), int)]
+        self._count = max(counts, default=0)
+        return lines
+
     def append(self, value: Json) -> Json:
         self._count += 1
         line = {self._counter: self._count, **value}

@@ -70,10 +70,13 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
     lock.write_holder(_holder(spec, me, me, started))
     agent, pipe, beats = _start_agent(entry, spec, umask, run_lock, lock.descriptor)
     lock.write_holder(_holder(spec, processes.identity(agent), me, started))
-    status, hung = _wait_for(agent, Listener(beats, clocks.now()), OrdersFile(run_dir), started)
+    orders = OrdersFile(run_dir)
+    status, hung = _wait_for(agent, Listener(beats, clocks.now()), orders, started)
+    died_at = time.time()
     gone = processes.kill_attempt(os.getpid(), spec.run_id, set(), KILL_SECONDS, _ignore_exit)
     cgroup.remove(spec.run_id)
     if not record.exists():
+        _salvage(spec, orders, started, died_at)
         how = "gave no sign of life and was ended" if hung else _describe(status)
         detail = f"the agent {how}; the training's exit code, if it had one, is not known"
         value = _ending(run_dir, spec, started, "lost", detail)
@@ -83,6 +86,15 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
         lock.write_holder({})
     os.close(pipe)
     return 0
+
+
+def _salvage(spec: Spec, orders: OrdersFile, started: clocks.Now, died_at: float) -> None:
+    from runctl.agent import salvage  # with all that an agent needs for it: only when it has come to that
+
+    orders.refresh()
+    left = policy.money_left(orders.current, started, clocks.now())
+    seconds = leftovers.salvage_seconds(spec.checkpoint.grace, left)
+    salvage.salvage(spec, died_at, orders.current.limits.keep, seconds)
 
 
 def _take_host(spec: Spec) -> hostlock.HostLock:

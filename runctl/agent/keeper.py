@@ -8,7 +8,7 @@ import stat
 from runctl.agent import saver
 from runctl.agent.child import Helper, fork_helper
 from runctl.agent.files import Journal, replace_json
-from runctl.agent.watch import Candidate, Watch
+from runctl.agent.watch import STABLE_SECONDS, Candidate, Watch
 from runctl.checkpoints import names
 
 TYPE_CHECKING = False
@@ -47,6 +47,8 @@ class Keeper:
         self._looked_at = -LOOK_SECONDS
         self._looked_after_end = False
         self._ended_at: Optional[float] = None
+        # When the training was killed, by the wall clock: what it wrote last may be torn.
+        self.cut_off_at: Optional[float] = None
         self._asked = 0
         self._hurry_until = 0.0
         self._restored: Optional[str] = None
@@ -122,6 +124,28 @@ class Keeper:
             raise RestoreFailed(f"the checkpoint directory `{path}` can't be made: {error.strerror}") from None
         if not os.access(path, os.W_OK | os.X_OK):
             raise RestoreFailed(f"the checkpoint directory `{path}` can't be written to")
+
+    def resume(self, began: float) -> None:
+        """Go on where another agent, which is dead, was stopped. The training `began` at that wall-clock instant."""
+        from runctl.checkpoints import durable
+
+        spec = self._spec
+        settled: Dict[str, float] = {}
+        numbers = [0, *durable.numbers(spec.checkpoint.destination, spec.uid, spec.attempt)]
+        for line in self._journal.resume():
+            seq, at, status = line.get("seq"), line.get("at"), line.get("status")
+            if line.get("attempt") != spec.attempt or not isinstance(seq, int) or not isinstance(at, (int, float)):
+                continue
+            numbers.append(seq)
+            if status == "durable":
+                self._durable += 1
+                if self._newest_durable is None or self._newest_durable["seq"] < seq:
+                    self._newest_durable = line
+            if status in ("durable", "invalid"):
+                settled[str(line.get("name"))] = at
+        newest = None if self._newest_durable is None else str(self._newest_durable.get("name"))
+        self._watch.resume(max(numbers), settled, newest, began)
+        self._restored = ""
 
     # While it runs, and after
 
@@ -210,7 +234,12 @@ class Keeper:
             }
             self._busy, self._began, self._reported = candidate, now.active, False
             self._verdict = {}
-            self.helper = fork_helper(saver.settle(self._spec, candidate, facts, keep), "settle")
+            cut_off = (
+                self.cut_off_at is not None
+                and candidate.mtime > self.cut_off_at - STABLE_SECONDS
+                and not candidate.renamed
+            )
+            self.helper = fork_helper(saver.settle(self._spec, candidate, facts, keep, cut_off), "settle")
             return True
         return False
 

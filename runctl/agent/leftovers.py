@@ -13,8 +13,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Dict, Optional, Set
 
+# In a run directory: what the attempt had saved was looked through, by a process of its own.
+SALVAGED = "salvaged.json"
+# However short the grace is, there is this much for that, unless the money is over before.
+SALVAGE_SECONDS = 30.0
 SWEEP_SECONDS = 10.0
 UNWATCHED_SECONDS = 1.0
+
+
+def salvage_seconds(grace: float, money_left: Optional[float]) -> float:
+    """What there is for salvaging: as much as the training itself would have had for its last checkpoint."""
+    seconds = max(SALVAGE_SECONDS, grace)
+    return seconds if money_left is None else max(0.0, min(seconds, money_left))
 
 
 def sweep() -> None:

@@ -74,15 +74,17 @@ def identity(pid: int) -> Dict[str, Any]:
 
 def is_alive(known: object) -> bool:
     """Whether the process of that identity still runs: the same pid, start time and boot. A zombie doesn't."""
+    return look_for(known) is not None
+
+
+def look_for(known: object) -> Optional[Process]:
+    """The process of that identity, if it still runs."""
     if not isinstance(known, dict) or not isinstance(known.get("pid"), int) or known["pid"] <= 0:
-        return False
+        return None
     found = look(known["pid"])
-    return (
-        found is not None
-        and found.state != "Z"
-        and found.start == known.get("start")
-        and known.get("boot_id") == boot_id()
-    )
+    if found is None or found.state == "Z" or found.start != known.get("start"):
+        return None
+    return found if known.get("boot_id") == boot_id() else None
 
 
 def look(pid: int) -> Optional[Process]:

@@ -219,6 +219,8 @@ class Supervisor:
         now = clocks.now()
         if self.training is not None and pid == self.training.pid:
             self.training.status = status
+            if self.training.signal is not None:
+                self.keeper.cut_off_at = now.wall
             drain = self.seen.drain
             reason = "exited" if drain is None else drain.reason
             self._end(reason, record.exit_detail(self.training), now)
@@ -378,8 +380,20 @@ class Supervisor:
             return
         if self.training is not None:
             self.training.killed = True
+        died_at = clocks.now().wall
         gone = processes.kill_attempt(os.getpid(), self.spec.run_id, set(), LOST_KILL_SECONDS, lambda *_: None)
+        if self.training is not None:
+            self._salvage(died_at)
         self.write_exit("lost", detail, gone, clocks.now())
+
+    def _salvage(self, died_at: float) -> None:
+        from runctl.agent import leftovers, salvage
+
+        self.keeper.cut_off_at = died_at
+        left = policy.money_left(self.orders.current, self.started, clocks.now())
+        seconds = leftovers.salvage_seconds(self.spec.checkpoint.grace, left)
+        salvage.finish(self.keeper, self.orders.current.limits.keep, seconds)
+        self.events.flush()
 
     # What is said
 

@@ -113,6 +113,24 @@ class Watch:
                 self._done[name] = key
         self._trim_done()
 
+    def resume(self, seen: int, settled: Dict[str, float], newest: Optional[str], began: float) -> None:
+        """Go on where another watch was stopped, which had counted `seen`. `settled` has the wall-clock instants at
+        which it had noticed what it was done with. Only what is newer than that, than the training's beginning, and
+        than `newest`, the newest that is durable, is looked at.
+        """
+        self.seen = seen
+        floor = began
+        if newest is not None:
+            floor = settled[newest]
+            found = self._stat(newest)
+            key = None if found is None else self._key(newest, found)
+            if found is not None and key is not None:
+                floor = min(floor, _changed_ns(found, key) / 1e9)
+        for name, found in self._entries():
+            key = self._key(name, found)
+            if key is None or _changed_ns(found, key) / 1e9 <= max(floor, settled.get(name, floor)):
+                self._known.add(_mark(name, found))
+
     def look(self, wall: float, now: float, force: bool) -> bool:
         """Bring `pending` up to date; whether anything is new."""
         changed = self._look_at_hot(wall, now)
@@ -217,10 +235,10 @@ class Watch:
         if self._done.get(name) == key:
             return False
         self.seen += 1
-        mtime = found.st_mtime_ns if kind != "directory" else max(found.st_mtime_ns, key[3])
+        changed = _changed_ns(found, key)
         # A rename sets the ctime alone; writing sets both.
-        renamed = found.st_ctime_ns > mtime
-        candidate = Candidate(name, kind, key, mtime / 1e9, key[2], renamed, self.seen)
+        renamed = found.st_ctime_ns > changed
+        candidate = Candidate(name, kind, key, changed / 1e9, key[2], renamed, self.seen)
         candidate.at, candidate.noticed_at, candidate.changed_at = wall, now, now
         self.pending[name] = candidate
         if kind not in ("opaque", "json", "pickle"):
@@ -269,7 +287,7 @@ class Watch:
             elif key is not None and key != candidate.key:
                 candidate.key, candidate.size, candidate.mtime = key, key[2], key[3] / 1e9
                 candidate.changed_at, candidate.noticed_at, candidate.at = now, now, wall
-                candidate.renamed = found.st_ctime_ns > max(key[3], found.st_mtime_ns)
+                candidate.renamed = found.st_ctime_ns > _changed_ns(found, key)
                 candidate.tried = candidate.kind not in SELF_PROVING and not candidate.renamed
                 self._known.add(_mark(candidate.name, found))
         for name, done in list(self._done.items()):
@@ -308,6 +326,11 @@ def _keep_newest(fresh: List[Tuple[str, os.stat_result]]) -> int:
     older = max(0, len(fresh) - HOT)
     del fresh[:older]
     return older
+
+
+def _changed_ns(found: os.stat_result, key: Key) -> int:
+    """When the content was last changed, in nanoseconds of the wall clock."""
+    return max(found.st_mtime_ns, key[3])
 
 
 def _mark(name: str, found: os.stat_result) -> int:

@@ -277,6 +277,11 @@ def list_durable(root: str, uid: str) -> List[Durable]:
     return found
 
 
+def numbers(root: str, uid: str, attempt: int) -> List[int]:
+    """Those that copies of an attempt have, whole or torn."""
+    return _numbered(os.path.dirname(directory(root, uid, attempt, 0)))
+
+
 def _numbered(path: str) -> List[int]:
     try:
         return sorted(int(name) for name in os.listdir(path) if name.isdigit() and len(name) == 6)

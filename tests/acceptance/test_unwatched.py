@@ -118,3 +118,29 @@ def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(machine: M
     assert all(later > sooner - 0.5 for sooner, later in pairwise(spent))
     assert spent[-1] < 17, "the cap, and what a double fault may cost"
     assert not machine.trainings()
+
+
+@pytest.mark.parametrize("killed", [["guardian", "agent"], ["agent"]])
+def test_N21_what_a_lost_attempt_had_saved_is_not_lost(machine: Machine, killed: list[str]) -> None:
+    """The agent is held while the training saves, and killed: the next attempt goes on from that save all the same."""
+    code = """
+tell("on", resumed=os.environ.get("RUNCTL_RESUME_FROM"))
+if "RUNCTL_RESUME_FROM" not in os.environ:
+    while not os.path.exists(os.environ["WORLD"] + "/go"):
+        time.sleep(0.01)
+    save("step-5.safetensors")
+    tell("saved")
+    time.sleep(120)
+"""
+    attached = machine.start("apply", job(machine, code), "--wait")
+    machine.until(lambda: machine.told("on") and machine.agent_pids().get("training"), "the start")
+    pids = machine.agent_pids()
+    os.kill(pids["agent"], signal.SIGSTOP)
+    (machine.world / "go").touch()
+    machine.until(lambda: machine.told("saved"), "the save")
+    for who in killed:
+        os.kill(pids[who], signal.SIGKILL)
+    assert attached.wait(PATIENCE) == 0
+    assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.safetensors"]
+    lost, _ = machine.status()["attempts"]
+    assert (lost["reason"], lost["exit_code"]) == ("lost", None)

@@ -173,8 +173,8 @@ class Host:
         self.runs.append(run)
         return run
 
-    def launch(self, run: Run, **environment: str) -> int:
-        argv = [self.python, "-I", "-S", "-E", str(self.agent / "launch.py"), str(run.path)]
+    def launch(self, run: Run, *, arguments: tuple[str, ...] = (), **environment: str) -> int:
+        argv = [self.python, "-I", "-S", "-E", str(self.agent / "launch.py"), *arguments, str(run.path)]
         env = {**os.environ, "RUNCTL_HOST_LOCK_DIR": str(self.locks), **environment}
         return subprocess.run(argv, env=env, check=False, timeout=30).returncode
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -348,3 +349,87 @@ def test_a_killed_copy_leaves_no_checkpoint(host: Host) -> None:
         data = path / "data" / "big.bin"
         assert data.stat().st_size == 40 << 20
     run.gone()
+
+
+SAVES_WHEN_TOLD = (
+    NPZ
+    + """
+npz('checkpoints/epoch-1.npz', 1)
+print('up', flush=True)
+while not os.path.exists('go'):
+    time.sleep(0.01)
+npz('checkpoints/epoch-2.npz', 2)
+open('checkpoints/epoch-3.npz', 'wb').write(open('checkpoints/epoch-2.npz', 'rb').read()[:-30])
+print('saved', flush=True)
+open('saved', 'w').close()
+time.sleep(600)
+"""
+)
+
+
+@pytest.mark.parametrize("dies", ["agent", "guardian", "both"])
+def test_what_was_saved_last_is_salvaged(host: Host, dies: str) -> None:
+    """What the training had saved whole when guardian or agent died is durable when the end is recorded, though the
+    agent had not seen it; what may be torn is not. When both have died, a program of its own does that."""
+    run = host.script(SAVES_WHEN_TOLD, checkpoint={"grace": 10.0})
+    state = run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    (run.path / "work" / "go").touch()
+    until((run.path / "work" / "saved").exists)
+    for victim in ("guardian", "agent") if dies == "both" else (dies,):
+        os.kill(state[victim]["pid"], signal.SIGKILL)
+    os.kill(state["agent"]["pid"], signal.SIGCONT)
+    if dies == "both":
+        until(lambda: len(run.processes()) == 0)
+        assert host.launch(run, arguments=("--salvage",)) == 0
+        until((run.path / "salvaged.json").exists)
+        assert not (run.path / "exit.json").exists()
+    else:
+        assert run.exit()["reason"] == "lost"
+    assert [manifest(path)["name"] for path in run.durable()] == ["epoch-1.npz", "epoch-2.npz"]
+    lines = run.lines("checkpoints.jsonl")
+    assert [line["line"] for line in lines] == list(range(1, len(lines) + 1))
+    settled = [(line["name"], line["status"]) for line in lines]
+    assert ("epoch-2.npz", "durable") in settled
+    assert ("epoch-3.npz", "invalid") in settled
+    seqs = [line["seq"] for line in run.lines("events.jsonl")]
+    assert seqs == list(range(1, len(seqs) + 1))
+    # Once more finds nothing to do.
+    before = len(lines)
+    (run.path / "salvaged.json").unlink(missing_ok=True)
+    (run.path / "exit.json").unlink(missing_ok=True)
+    until(lambda: not run.processes())
+    assert host.launch(run, arguments=("--salvage",)) == 0
+    until((run.path / "salvaged.json").exists)
+    assert len(run.durable()) == 2
+    assert len([x for x in run.lines("checkpoints.jsonl")[before:] if x["status"] == "durable"]) == 0
+
+
+def test_what_cannot_prove_that_it_is_whole(host: Host) -> None:
+    """A file of no known format that was written in place when the training was killed isn't gone on from; one that was
+    renamed into its place is."""
+    run = host.script(
+        "import os, time\nopen('checkpoints/a.bin.tmp', 'wb').write(b'whole')\ntime.sleep(0.05)\n"
+        "os.rename('checkpoints/a.bin.tmp', 'checkpoints/a.bin')\ntime.sleep(0.05)\n"
+        "open('checkpoints/b.bin', 'wb').write(b'torn')\nopen('saved', 'w').close()\ntime.sleep(600)"
+    )
+    until((run.path / "work" / "saved").exists)
+    state = run.training()
+    os.kill(state["agent"]["pid"], signal.SIGKILL)
+    assert run.exit()["reason"] == "lost"
+    assert [manifest(path)["name"] for path in run.durable()] == ["a.bin"]
+    (line,) = [line for line in run.lines("checkpoints.jsonl") if line["status"] == "invalid"]
+    assert line["name"] == "b.bin"
+    assert "may be torn" in line["detail"]
+
+
+def test_a_training_that_is_killed_while_it_saves(host: Host) -> None:
+    """A file of no known format in which a training was killed isn't taken for a checkpoint; one that it had finished a
+    while before is."""
+    run = host.script(
+        "import os, signal, time\nopen('checkpoints/a.bin', 'wb').write(b'whole')\ntime.sleep(1.3)\n"
+        "open('checkpoints/b.bin', 'wb').write(b'torn')\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = run.exit()
+    assert (ended["signal"], ended["checkpoints"]["invalid"]) == (9, 1)
+    assert [manifest(path)["name"] for path in run.durable()] == ["a.bin"]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import msgspec
 from runctl.agent.bundle import install
 from runctl.agent.files import write_json
 from runctl.agent.hostlock import DIRECTORY_VARIABLE, LockUnusable, recorded_holders
-from runctl.agent.leftovers import end_unwatched
+from runctl.agent.leftovers import SALVAGED, end_unwatched, is_run_held, salvage_seconds
 from runctl.agent.processes import is_alive, signal_one
 from runctl.home import Home
 from runctl.planner.actions import Launch
@@ -35,6 +35,8 @@ from runctl.workspace.problems import WorkspaceError
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
 LAUNCHER_SECONDS = 30.0
 CLAIM_SECONDS = 5.0
+# What is salvaged within this doesn't keep the job waiting for another look.
+SALVAGE_SECONDS = 2.0
 
 # Of guardian and agent each ends the attempt without the other. If one is dead or stopped and the other does nothing
 # for so long, or once the money is over, it is left to the controller.
@@ -54,6 +56,8 @@ class LocalMachine:
         self._watchers: dict[str, tuple[int, ...]] = {}
         self._alive_at: dict[str, datetime] = {}
         self._impaired: dict[str, float] = {}
+        self._died_at: dict[str, datetime] = {}
+        self._salvaging: set[str] = set()
 
     async def machine(self, record: Record) -> MachineSeen:
         now = datetime.now(UTC)
@@ -91,37 +95,65 @@ class LocalMachine:
         now = datetime.now(UTC)
         run_dir = self._home.run_dir(record.uid, attempt.number)
         run_id = spec.run_id(record, attempt)
-        seen = seeing.look(run_dir, run_id, now)
-        if isinstance(seen, Starting) and seeing.is_unwatched(run_dir):
+        seen, watchers = seeing.look(run_dir, run_id, now)
+        if isinstance(seen, Starting) and watchers.gone:
             # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
             self._alive_at[record.uid] = now
             end_unwatched(run_id)
-            seen = seeing.look(run_dir, run_id, datetime.now(UTC))
-        if isinstance(seen, Live | Starting):
+            seen, watchers = seeing.look(run_dir, run_id, datetime.now(UTC))
+        if isinstance(seen, Dead):
+            self._note_death(run_id, record.uid, now)
+            salvaged = await anyio.to_thread.run_sync(self._salvage, run_id, run_dir)
+            seen, watchers = seeing.look(run_dir, run_id, now) if salvaged else (Starting(as_of=now), watchers)
+        if isinstance(seen, Dead) and run_id in self._died_at:
+            died_at = self._died_at[run_id]
+            seen = msgspec.structs.replace(seen, last_seen=max(died_at, seen.last_seen or died_at))
+        elif isinstance(seen, Live | Starting) and run_id not in self._died_at:
             self._alive_at[record.uid] = now
-            if self._is_beyond_help(record, attempt, run_dir, now):
-                for pid in seeing.living_watchers(run_dir):
+            if self._is_beyond_help(record, attempt, watchers, now):
+                for pid in watchers.alive:
                     signal_one(pid, signal.SIGKILL)
-        elif isinstance(seen, Dead) and record.uid in self._alive_at:
-            # It died since the last look: billed is what was seen of it, and what nobody can tell from that.
-            alive_at = self._alive_at[record.uid]
-            last = now if now - alive_at <= LOOKS_APART else alive_at
-            seen = msgspec.structs.replace(seen, last_seen=max(last, seen.last_seen or last))
-        if isinstance(seen, Live | Starting):
-            self._watchers[record.uid] = seeing.watchers(run_dir)
+        if watchers.alive:
+            self._watchers[record.uid] = watchers.alive
         else:
             self._watchers.pop(record.uid, None)
         return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
 
-    def _is_beyond_help(self, record: Record, attempt: Attempt, run_dir: Path, now: datetime) -> bool:
+    def _note_death(self, run_id: str, uid: str, now: datetime) -> None:
+        """Of an attempt that died since the last look is billed what was seen of it, and what nobody can tell from
+        that.
+        """
+        alive_at = self._alive_at.pop(uid, None)
+        if alive_at is not None:
+            self._died_at[run_id] = now if now - alive_at <= LOOKS_APART else alive_at
+
+    def _salvage(self, run_id: str, run_dir: Path) -> bool:
+        """See to it that what a dead attempt had saved is copied, by a process that needs no controller; whether that
+        is over. One that was killed isn't started again.
+        """
+        if not seeing.may_have_unsaved(run_dir):
+            return True
+        if run_id not in self._salvaging and not is_run_held(str(run_dir)):
+            self._salvaging.add(run_id)
+            try:
+                self._start_agent(["--salvage", str(run_dir)], spec.passed_environment(self._environ))
+            except (OSError, ProviderError):
+                return True
+            _await(lambda: not seeing.may_have_unsaved(run_dir), SALVAGE_SECONDS)
+        return not (seeing.may_have_unsaved(run_dir) and is_run_held(str(run_dir)))
+
+    def _is_beyond_help(self, record: Record, attempt: Attempt, watchers: seeing.Watchers, now: datetime) -> bool:
         """Whether guardian and agent can't end the attempt any more, and it is time to: its money is over, or it has
-        been so for long. Time in which the machine slept doesn't count."""
-        if not seeing.is_impaired(run_dir):
+        been so for longer than they may take for its last checkpoint. Time in which the machine slept doesn't count.
+        """
+        if not watchers.impaired:
             self._impaired.pop(record.uid, None)
             return False
         since = self._impaired.setdefault(record.uid, time.monotonic())
+        grace = record.generation_of(attempt).job.checkpoint.grace.seconds
+        patience = IMPAIRED_SECONDS + salvage_seconds(grace, None)
         money = attempt.orders.limits.money
-        return time.monotonic() - since > IMPAIRED_SECONDS or (money is not None and now > money.until + PAST_MONEY)
+        return time.monotonic() - since > patience or (money is not None and now > money.until + PAST_MONEY)
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.
@@ -129,7 +161,8 @@ class LocalMachine:
         # Guardian and agent killed together leave no trace in any file.
         alive = tuple(_exists(pid) for pid in self._watchers.get(record.uid, ()))
         mtimes = _mtime(f"{run_dir}/state.json"), _mtime(f"{run_dir}/exit.json"), _mtime(f"{run_dir}/events.jsonl")
-        return mtimes, alive
+        salvaged = _mtime(f"{run_dir}/{SALVAGED}") if self._salvaging else 0
+        return mtimes, alive, salvaged
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         with anyio.CancelScope(shield=True):
@@ -141,11 +174,18 @@ class LocalMachine:
             return
         try:
             self._prepare(run_dir, record, launch, epoch)
-            agent = install(self._home.agents)
         except (OSError, WorkspaceError) as error:
             raise LaunchRefused(_said(error)) from error
-        environ = {**spec.passed_environment(self._environ), **secrets}
-        argv = [sys.executable, "-I", "-S", "-E", str(agent / "launch.py"), str(run_dir)]
+        self._start_agent([str(run_dir)], {**spec.passed_environment(self._environ), **secrets})
+        _await(lambda: any((run_dir / name).exists() for name in ("claim.json", "exit.json")), CLAIM_SECONDS)
+
+    def _start_agent(self, arguments: list[str], environ: Mapping[str, str]) -> None:
+        """Start one of the agent's programs, which detaches itself. Raises LaunchRefused or LaunchUnknown."""
+        try:
+            agent = install(self._home.agents)
+        except OSError as error:
+            raise LaunchRefused(_said(error)) from error
+        argv = [sys.executable, "-I", "-S", "-E", str(agent / "launch.py"), *arguments]
         try:
             done = subprocess.run(
                 argv, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=LAUNCHER_SECONDS, check=False
@@ -158,7 +198,6 @@ class LocalMachine:
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace").strip()[-500:]
             raise LaunchRefused(f"the agent couldn't be started (exit {done.returncode}): {said}")
-        _await_claim(run_dir)
 
     def _prepare(self, run_dir: Path, record: Record, launch: Launch, epoch: int) -> None:
         generation = launch.generation
@@ -188,10 +227,10 @@ class LocalMachine:
                 shutil.rmtree(place / record.uid, ignore_errors=True)
 
 
-def _await_claim(run_dir: Path) -> None:
-    """Give the guardian the moment that it needs to claim the attempt, so that the next look sees it."""
-    until = time.monotonic() + CLAIM_SECONDS
-    while time.monotonic() < until and not any((run_dir / name).exists() for name in ("claim.json", "exit.json")):
+def _await(is_there: Callable[[], bool], seconds: float) -> None:
+    """Give a process the moment that it needs, so that the next look sees what it did."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not is_there():
         time.sleep(0.002)
 
 

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runctl.agent.processes import is_alive, orphans, table
-from runctl.agent.processes import look as process_of
+import msgspec
+
+from runctl.agent.leftovers import SALVAGED
+from runctl.agent.processes import Process, look_for, orphans, table
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
@@ -28,61 +30,63 @@ QUIET = frozenset(
 Json = dict[str, Any]
 
 
-def look(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
+class Watchers(msgspec.Struct, frozen=True, kw_only=True):
+    """Guardian and agent of an attempt that hasn't ended, as they were at a look; each None before it is known of.
+
+    They have written their identities down; `guardian` and `agent` are the processes of these, or False when that is
+    gone.
+    """
+
+    guardian: Process | Literal[False] | None = None
+    agent: Process | Literal[False] | None = None
+
+    @property
+    def alive(self) -> tuple[int, ...]:
+        return tuple(each.pid for each in (self.guardian, self.agent) if each)
+
+    @property
+    def gone(self) -> bool:
+        """The attempt was claimed, and neither is there any more."""
+        return self.guardian is False and not self.agent
+
+    @property
+    def impaired(self) -> bool:
+        """One of the two is dead or stopped, so that the other has nobody to end the attempt for it."""
+        if self.guardian is None or self.agent is None:
+            return False
+        return any(not each or each.state == "T" for each in (self.guardian, self.agent))
+
+
+def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watchers]:
     """The attempt whose run directory this is, as of `now` (sampled before the look)."""
     exit_record = read_json(run_dir / "exit.json")
     if exit_record is not None:
-        return _ended(exit_record, run_dir, now)
+        return _ended(exit_record, run_dir, now), Watchers()
     claim = read_json(run_dir / "claim.json")
     if claim is None:
-        return _unclaimed(run_dir / "claim.json", run_id, now)
+        return _unclaimed(run_dir / "claim.json", run_id, now), Watchers()
     state = read_json(run_dir / "state.json")
-    agent_alive = state is not None and is_alive(state.get("agent"))
-    guardian_alive = is_alive(claim.get("guardian"))
-    if state is not None and agent_alive:
-        return _live(state, run_dir, now)
-    if guardian_alive:
-        return Starting(as_of=now)
+    watchers = Watchers(
+        guardian=look_for(claim.get("guardian")) or False,
+        agent=None if state is None else (look_for(state.get("agent")) or False),
+    )
+    if state is not None and watchers.agent:
+        return _live(state, run_dir, now), watchers
+    if watchers.guardian:
+        return Starting(as_of=now), watchers
     # Both are gone. The exit record may have been written between the two looks.
     exit_record = read_json(run_dir / "exit.json")
     if exit_record is not None:
-        return _ended(exit_record, run_dir, now)
+        return _ended(exit_record, run_dir, now), Watchers()
     if orphans(run_id, table()):
-        return Starting(as_of=now)
-    return _dead(claim, state, run_dir, now)
+        return Starting(as_of=now), watchers
+    return _dead(claim, state, run_dir, now), watchers
 
 
-def is_unwatched(run_dir: Path) -> bool:
-    """Whether the attempt was claimed, guardian and agent are gone, and nobody has recorded its end."""
-    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
-    alive = is_alive(_object(claim).get("guardian")) or is_alive(_object(state).get("agent"))
-    return claim is not None and not alive and read_json(run_dir / "exit.json") is None
-
-
-def living_watchers(run_dir: Path) -> list[int]:
-    """The pids of the attempt's guardian and agent, as far as they are those that have written them down."""
-    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
-    known = (_object(_object(claim).get("guardian")), _object(_object(state).get("agent")))
-    return [each["pid"] for each in known if is_alive(each)]
-
-
-def is_impaired(run_dir: Path) -> bool:
-    """Whether one of guardian and agent is dead or stopped, so that the other has nobody to end the attempt for it."""
-    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
-    if claim is None or state is None or read_json(run_dir / "exit.json") is not None:
-        return False
-    for known in (_object(claim.get("guardian")), _object(state.get("agent"))):
-        process = process_of(known["pid"]) if is_alive(known) else None
-        if process is None or process.state == "T":
-            return True
-    return False
-
-
-def watchers(run_dir: Path) -> tuple[int, ...]:
-    """The pids of the attempt's guardian and agent, as far as they have written them down."""
-    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
-    found = (_object(_object(claim).get("guardian")).get("pid"), _object(_object(state).get("agent")).get("pid"))
-    return tuple(pid for pid in found if isinstance(pid, int) and pid > 0)
+def may_have_unsaved(run_dir: Path) -> bool:
+    """Whether an attempt found dead may have saved something that nobody has looked through since."""
+    training = _object(read_json(run_dir / "state.json")).get("training")
+    return training is not None and not os.path.lexists(run_dir / SALVAGED)
 
 
 def _unclaimed(claim: Path, run_id: str, now: datetime) -> AttemptSeen:

@@ -1,0 +1,107 @@
+"""What an attempt had saved whole when its agent died, and nobody had copied yet: it counts no less for that."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+
+from runctl.agent import clocks, processes
+from runctl.agent.files import Journal, complain, create_json, read_json
+from runctl.agent.keeper import Keeper
+from runctl.agent.leftovers import SALVAGED, salvage_seconds
+from runctl.agent.orders import OrdersFile
+from runctl.agent.record import HEARTBEAT_SECONDS
+from runctl.agent.spec import BadSpec, read_spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict
+
+    from runctl.agent.spec import Spec
+
+    Json = Dict[str, Any]
+
+
+def _harmless(work: Callable[..., None]) -> Callable[..., None]:
+    """Whatever happens to its last checkpoint, the end of an attempt is recorded."""
+
+    def tried(*arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:
+            complain(f"what the attempt had saved last couldn't be copied: {type(error).__name__}: {error}")
+
+    return tried
+
+
+@_harmless
+def salvage(spec: Spec, died_at: float, keep: int, seconds: float) -> None:
+    """Copy whole checkpoints that are newer than the newest durable one, for so many seconds at most, and note it in
+    the attempt's journals. For when no process of the attempt is left.
+
+    `died_at` is a wall-clock instant from which on the training may have been killed: what was written just before,
+    and can't prove itself that it is whole, isn't trusted.
+    """
+    began = _object(_state(spec.run_dir).get("training")).get("started_at")
+    if not isinstance(began, (int, float)):
+        return  # it had not come to saving
+    events = Journal(os.path.join(spec.run_dir, "events.jsonl"), "seq")
+    events.resume()
+    keeper = Keeper(spec, lambda word, detail: _note(events, word, detail))
+    keeper.resume(float(began))
+    keeper.cut_off_at = died_at
+    finish(keeper, keep, seconds)
+    events.flush()
+
+
+@_harmless
+def finish(keeper: Keeper, keep: int, seconds: float) -> None:
+    """Let a keeper settle what is left when nothing writes any more, for so many seconds at most."""
+    until = clocks.now().active + seconds
+    while True:
+        now = clocks.now()
+        keeper.poll(now, keep, False, max(0.0, until - now.active))
+        processes.reap(lambda _pid, _status: None)
+        if keeper.settled or now.active >= until:
+            break
+        reports = [keeper.helper.descriptor] if keeper.helper is not None and keeper.helper.descriptor >= 0 else []
+        select.select(reports, [], [], min(until - now.active, keeper.wait(now)))
+    keeper.stop(clocks.now())
+
+
+def salvage_unwatched(run_dir: str) -> int:
+    """The same for an attempt whose guardian is dead, too, by a process of its own. Returns its exit status."""
+    try:
+        run_lock = os.open(os.path.join(run_dir, "run.lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(run_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        spec = read_spec(run_dir)
+    except (OSError, BadSpec):
+        return 1  # somebody is at it, or there is nothing to go by
+    if os.path.lexists(os.path.join(run_dir, "exit.json")) or os.path.lexists(os.path.join(run_dir, SALVAGED)):
+        return 0
+    orders = OrdersFile(run_dir)
+    orders.refresh()
+    last = _state(run_dir).get("heartbeat")
+    died_at = float(last) if isinstance(last, (int, float)) else 0.0
+    money_until = orders.current.limits.money_until
+    # Nobody is billed for this time; what it may take counts from the death all the same.
+    left = None if money_until is None else money_until - died_at - HEARTBEAT_SECONDS
+    salvage(spec, died_at, orders.current.limits.keep, salvage_seconds(spec.checkpoint.grace, left))
+    create_json(os.path.join(run_dir, SALVAGED), {"at": clocks.now().wall})
+    return 0
+
+
+def _state(run_dir: str) -> Json:
+    try:
+        return read_json(os.path.join(run_dir, "state.json"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _object(value: object) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _note(events: Journal, word: str, detail: str) -> None:
+    events.append({"at": clocks.now().wall, "event": word, "detail": detail})
