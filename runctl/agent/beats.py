@@ -18,7 +18,7 @@ CLOSE_SECONDS = 30.0
 # An agent that is silent for so long hangs, or is held by a signal or a debugger: it watches over nothing.
 SILENT_SECONDS = 60.0
 # The same once the money is over, when nobody else ends the training: an agent at its limit takes ten turns a second.
-SILENT_PAST_MONEY_SECONDS = 2.0
+SILENT_PAST_MONEY_SECONDS = 0.75
 # A guardian that isn't told anything looks by itself so often, and so often near the money's end.
 LOOK_SECONDS = 5.0
 CLOSE_LOOK_SECONDS = 0.25

@@ -229,7 +229,7 @@ def _ending(run_dir: str, spec: Optional[Spec], started: clocks.Now, reason: str
         "signal": None,
         "detail": detail,
         "training_started": state.get("training") is not None,
-        "started_at": started.wall,
+        "started_at": None if reason == "refused" else started.wall,  # who never had the machine is billed nothing
         "ended_at": time.time(),
         "active": now.active - started.active,
         "oom": False,

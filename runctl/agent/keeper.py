@@ -52,6 +52,8 @@ class Keeper:
         self._asked = 0
         self._hurry_until = 0.0
         self._restored: Optional[str] = None
+        # What the training goes on from, where that isn't what it was to go on from.
+        self.resumed_instead: Optional[Json] = None
         self._verdict: Json = {}
         self._reported = False
         self._newest: Optional[Json] = None
@@ -98,6 +100,7 @@ class Keeper:
                 if "restored" in report:
                     self._restored = report["restored"]
                 elif "damaged" in report:
+                    self.resumed_instead = report["instead"]
                     self._event("checkpoint_damaged", report["damaged"])
                 else:
                     raise RestoreFailed(str(report.get("failed") or report.get("error")))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LINUX = sys.platform.startswith("linux")
 RUN_ID_VARIABLE = "RUNCTL_RUN_ID"
 PR_SET_PDEATHSIG = 1
+# A process's state in the table: it was sent SIGSTOP, or is held by a debugger.
+STOPPED = "T"
 PR_SET_CHILD_SUBREAPER = 36
 # Between two rounds of killing; what is in the kernel's hands (a flush to a dead disk) needs a while to go.
 KILL_ROUND_SECONDS = 0.02

@@ -52,7 +52,9 @@ def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bo
 
 
 def _newest_good(source: str, name: str, target_dir: str, report: Report) -> str:
-    """Restore a durable checkpoint, or the newest before it that is whole, saying so as `damaged`. Raises Damaged."""
+    """Restore a durable checkpoint, or the newest before it that is whole, saying so as `damaged` with what is gone on
+    from as `instead`. Raises Damaged.
+    """
     from runctl.checkpoints import durable, restoring
 
     try:
@@ -70,7 +72,9 @@ def _newest_good(source: str, name: str, target_dir: str, report: Report) -> str
         except durable.Damaged:
             continue
         instead = f"`{before}` of attempt {each.attempt}, the newest whole one before it"
-        report({"damaged": f"{first}; going on from {instead}"})
+        facts = {fact: each.manifest.get(fact) for fact in ("at", "bytes", "step", "epoch")}
+        found = {**facts, "attempt": each.attempt, "seq": each.seq, "name": before, "durable_path": each.path}
+        report({"damaged": f"{first}; going on from {instead}", "instead": found})
         return path
     raise first
 

@@ -448,6 +448,7 @@ class Supervisor:
             "training": None if training is None else {**training.identity, "started_at": self.training_wall},
             "drain": record.drain_state(drain, left, now),
             "checkpoints": self.keeper.state(),
+            "resumed_instead": self.keeper.resumed_instead,
             "progress": self.progress.state(now),
             "activity": self.activity.state(now),
             "output": {"start": 0, "end": self.output.end},

@@ -25,6 +25,8 @@ HOT = 64
 HOT_DONE = 4
 # A candidate that hasn't changed for this long is stable.
 STABLE_SECONDS = 1.0
+# A directory, whatever the pauses between its files were before.
+LONGEST_SETTLING = 300.0
 # Between two readings of the directory so many times the CPU time of the last one: a bound on the share of a core.
 DUTY = 100
 LONGEST_REST = 5.0
@@ -51,6 +53,7 @@ class Candidate:
         "retry_at",
         "seq",
         "size",
+        "stable",
         "tried",
         "tries",
     )  # fmt: skip
@@ -66,6 +69,7 @@ class Candidate:
         self.at = 0.0  # wall clock
         self.noticed_at = 0.0
         self.changed_at = 0.0
+        self.stable = STABLE_SECONDS  # so long without a change, and it is whole
         self.tried = False  # validated while fresh, and not valid then
         self.tries = 0  # of copying
         self.retry_at = 0.0
@@ -74,14 +78,14 @@ class Candidate:
     def is_ready(self, now: float, still_writing: bool) -> bool:
         if now < self.retry_at:
             return False
-        if not still_writing or now - self.changed_at >= STABLE_SECONDS:
+        if not still_writing or now - self.changed_at >= self.stable:
             return True
         return not self.tried and (self.kind in SELF_PROVING or self.renamed)
 
     @property
     def ready_at(self) -> float:
         """When it is stable, or to be tried again."""
-        return max(self.retry_at, self.changed_at + STABLE_SECONDS)
+        return max(self.retry_at, self.changed_at + self.stable)
 
     @property
     def order(self) -> Tuple[float, int, str]:
@@ -97,6 +101,8 @@ class Watch:
         self._format = format_kind
         self._known: Set[int] = set()
         self._done: Dict[str, Key] = {}
+        self._done_changed_at: Dict[str, float] = {}
+        self._settling = STABLE_SECONDS  # of directories: learned from how the script writes them
         self._directory_mtime: Optional[int] = None
         self._next_read = 0.0
         self._recognised = False
@@ -153,6 +159,7 @@ class Watch:
             del self.pending[candidate.name]
         self._done.pop(candidate.name, None)
         self._done[candidate.name] = candidate.key
+        self._done_changed_at[candidate.name] = candidate.changed_at
         self._trim_done()
 
     def touched(self, candidate: Candidate, now: float) -> None:
@@ -240,6 +247,7 @@ class Watch:
         renamed = found.st_ctime_ns > changed
         candidate = Candidate(name, kind, key, changed / 1e9, key[2], renamed, self.seen)
         candidate.at, candidate.noticed_at, candidate.changed_at = wall, now, now
+        candidate.stable = self._settling if kind == "directory" else STABLE_SECONDS
         self.pending[name] = candidate
         if kind not in ("opaque", "json", "pickle"):
             self._recognised = True
@@ -285,6 +293,8 @@ class Watch:
                 del self.pending[candidate.name]  # the script's own rotation
                 changed = True
             elif key is not None and key != candidate.key:
+                if candidate.kind == "directory":
+                    candidate.stable = self._learn(candidate.key, key, now - candidate.changed_at)
                 candidate.key, candidate.size, candidate.mtime = key, key[2], key[3] / 1e9
                 candidate.changed_at, candidate.noticed_at, candidate.at = now, now, wall
                 candidate.renamed = found.st_ctime_ns > _changed_ns(found, key)
@@ -298,9 +308,20 @@ class Watch:
             if found is None:
                 del self._done[name]
             elif key is not None and key != done and self._take(name, found, wall, now):
+                if name in self._done_changed_at and self.pending[name].kind == "directory":
+                    gap = now - self._done_changed_at[name]
+                    self.pending[name].stable = self._learn(done, key, gap)
                 self._known.add(_mark(name, found))
                 changed = True
         return changed
+
+    def _learn(self, before: Key, after: Key, gap: float) -> float:
+        """How long a directory has to be unchanged from now on. One that got more files was not whole before, however
+        long that was ago: this script takes its time between two files.
+        """
+        if after[1] > before[1]:
+            self._settling = min(LONGEST_SETTLING, max(self._settling, 2 * gap))
+        return self._settling
 
     def _stat(self, name: str) -> Optional[os.stat_result]:
         try:
@@ -317,7 +338,9 @@ class Watch:
 
     def _trim_done(self) -> None:
         while len(self._done) > HOT_DONE:
-            del self._done[next(iter(self._done))]
+            name = next(iter(self._done))
+            del self._done[name]
+            self._done_changed_at.pop(name, None)
 
 
 def _keep_newest(fresh: List[Tuple[str, os.stat_result]]) -> int:

@@ -135,9 +135,11 @@ def _see(
         say("asked for; a controller in the background goes on with it")
         return ExitCode.WAIT_TIMED_OUT if left is Left.TIMED_OUT else ExitCode.OK
     code = ExitCode.OK
+    newest = {each.record.name: each for each in followers}
     for each, attempt in zip(followers, ending, strict=True):
         if not each.overtaken:
-            say(clean(f"{each.record.name}: {'deleted' if each.deleted else verdict(each.record)}"))
+            run = "" if newest[each.record.name] is each else f" ({each.record.uid})"
+            say(clean(f"{each.record.name}{run}: {'deleted' if each.deleted else verdict(each.record)}"))
         elif attempt is not None and each.record.attempts[attempt.number - 1].end is not None:
             say(clean(f"{each.record.name}: attempt {attempt.number} has ended; it was applied again since"))
         else:

@@ -41,6 +41,7 @@ class Follower:
 
     `rested` is true when nothing is left to come: the job rests with no request open, and all of its output was read.
     `refused` is true when an apply that is awaited was answered, and the job was not made so.
+    `ended_unseen` is true when the attempt is over, and no controller has seen that yet.
     `overtaken` is true when the request that is awaited was answered, and another one since lets the job run again.
     """
 
@@ -50,6 +51,7 @@ class Follower:
         self.deleted = False
         self.overtaken = False
         self.refused = False
+        self.ended_unseen = False
         self._awaited: int | None = None
         self._applied: tuple[int, Job, Source] | None = None
         self._home = home
@@ -90,9 +92,11 @@ class Follower:
         events = self._store.events(self.record.uid, self._seq)
         self._seq = events[-1][0] if events else self._seq
         setup, output = self._read()
+        sight = look(self._home, self._store, versioned, now)
+        self.ended_unseen = self.record.live is not None and sight.record.live is None
         news = News(
             name=name,
-            sight=look(self._home, self._store, versioned, now),
+            sight=sight,
             events=tuple(event for _, event in events),
             setup=setup,
             output=output,

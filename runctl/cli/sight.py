@@ -8,7 +8,11 @@ import msgspec
 
 from runctl.home import Home
 from runctl.planner.money import cost_of, rate_of, spent
-from runctl.planner.record import CheckpointRef, ConditionType, Phase, Record
+from runctl.planner.observed import Dead, Ended, Observed
+from runctl.planner.plan import plan
+from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
+from runctl.providers.local import seeing
+from runctl.providers.local.spec import run_id
 from runctl.providers.local.vitals import Progress, Vitals, vitals
 from runctl.reconciler.controller import rests
 from runctl.store.interface import ControllerId, Store, Versioned
@@ -98,6 +102,17 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 def look(home: Home, store: Store, versioned: Versioned, now: datetime) -> Sight:
     """Reads the newest attempt's run directory; asks no network."""
     record = versioned.record
+    controller = store.lease(record.uid)
+    if controller is None and record.live is not None:
+        record = _as_ended(home, record, record.live, now)
     attempt = record.attempt
     seen = vitals(home.run_dir(record.uid, attempt.number)) if attempt is not None else None
-    return Sight(record=record, now=now, vitals=seen, controller=store.lease(record.uid))
+    return Sight(record=record, now=now, vitals=seen, controller=controller)
+
+
+def _as_ended(home: Home, record: Record, live: Attempt, now: datetime) -> Record:
+    """The record as the next controller will write it, if the attempt has ended and no controller has seen that yet."""
+    seen, _ = seeing.look(home.run_dir(record.uid, live.number), run_id(record, live), now)
+    if not isinstance(seen, Ended | Dead):
+        return record
+    return plan(record, Observed(attempt=seen), now).record or record

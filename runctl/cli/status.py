@@ -59,7 +59,7 @@ def _look(name: str | None, all_runs: bool = False) -> list[Sight]:
 
 def _print(sights: list[Sight], name: str | None, output: Listing) -> None:
     from runctl.cli.render.document import document
-    from runctl.cli.render.status import details, overview
+    from runctl.cli.render.status import details, handles, overview
     from runctl.cli.streams import clean_line, data, data_json
 
     match output:
@@ -69,8 +69,8 @@ def _print(sights: list[Sight], name: str | None, output: Listing) -> None:
             if sights:
                 data(overview(sights))
         case Listing.NAME:
-            for each in sights:
-                data(clean_line(each.record.name))
+            for handle in handles(sights):
+                data(clean_line(handle))
         case Listing.JSON:
             documents = [document(each) for each in sights]
             data_json(documents[0] if name is not None else documents, indent=2)

@@ -80,10 +80,23 @@ async def _watch(
                     tasks.start_soon(controller.run)
                 tasks.start_soon(_show, followers, view, until, ends)
             left = ends.left or left
+        if left is Left.TIMED_OUT and _have_rested(followers, view):
+            left = Left.RESTED
     finally:
         if left not in (Left.TERMINATED, Left.UNREAD):
             view.close()
     return left
+
+
+def _have_rested(followers: Sequence[Follower], view: View) -> bool:
+    """Whether there is nothing to wait for after all: the time may have been over before the first look."""
+    for _ in range(2):  # the first one brings the news, the second finds that there are no more
+        news = [each.look(datetime.now(UTC)) for each in followers if not each.rested]
+        try:
+            view.show(news)
+        except OSError:
+            return False
+    return all(each.rested for each in followers)
 
 
 class _Ends:
@@ -131,7 +144,7 @@ async def _show(followers: Sequence[Follower], view: View, until: Until, ends: _
 
 
 def _is_acknowledged(follower: Follower) -> bool:
-    return not follower.unanswered and acknowledged(follower.record)
+    return not follower.unanswered and not follower.ended_unseen and acknowledged(follower.record)
 
 
 def acknowledged(record: Record) -> bool:

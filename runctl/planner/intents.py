@@ -94,7 +94,12 @@ def _resume(step: Pass) -> Pass:
     forgiven = step.record.attempt.number if step.record.attempt and step.record.attempt.end else step.record.forgiven
     resting = step.record.finished or step.record.stopped is not None
     step = step.to(desired=Desired.RUN, stopped=None, outcome=None, forgiven=forgiven, not_before=None)
-    return step.say("Normal", "Resumed", "going on from the newest durable checkpoint") if resting else step
+    if not resting:
+        return step
+    newest = step.record.checkpoint
+    resumes = newest is not None and step.record.job.checkpoint.resume != "never"
+    how = f"going on from `{newest.name}`" if newest is not None and resumes else "starting again"
+    return step.say("Normal", "Resumed", how)
 
 
 def fields(changes: tuple[Change, ...]) -> str:

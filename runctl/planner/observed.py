@@ -28,7 +28,10 @@ class Starting(_Value, frozen=True, kw_only=True):
 
 
 class Live(_Value, frozen=True, kw_only=True):
-    """The agent is alive. `serial` is that of the orders which lie in the run directory."""
+    """The agent is alive. `serial` is that of the orders which lie in the run directory; `held`: agent or guardian is
+    stopped or dead, so that limits may not be kept. `resumed_instead` is the older checkpoint that it went on from,
+    because the one that it was given is damaged.
+    """
 
     as_of: datetime
     phase: Literal["preparing", "training", "draining", "ended"]
@@ -41,6 +44,8 @@ class Live(_Value, frozen=True, kw_only=True):
     newest: CheckpointRef | None
     serial: int
     heartbeat: datetime
+    held: bool = False
+    resumed_instead: CheckpointRef | None = None
 
 
 class Ended(_Value, frozen=True, kw_only=True):
@@ -57,7 +62,10 @@ class Ended(_Value, frozen=True, kw_only=True):
 
 
 class Dead(_Value, frozen=True, kw_only=True):
-    """Claimed, no last word, and neither agent nor guardian nor any process of the run is alive: proved."""
+    """Claimed, no last word, and neither agent nor guardian nor any process of the run is alive: proved.
+
+    `last_seen` is the agent's last word, `died_at` when somebody saw it die (None: nobody did).
+    """
 
     as_of: datetime
     started_at: datetime | None
@@ -65,6 +73,7 @@ class Dead(_Value, frozen=True, kw_only=True):
     active: float
     durable: int
     newest: CheckpointRef | None
+    died_at: datetime | None = None
 
 
 class Unreachable(_Value, frozen=True, kw_only=True):

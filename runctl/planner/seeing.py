@@ -17,6 +17,9 @@ from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason,
 # The agent writes its state at least this often: an attempt found dead may have run this long after its last word.
 HEARTBEAT = timedelta(seconds=15)
 
+# A pair of agent and guardian that can't do its work is ended by whoever looks at it: soon.
+LOOK_AGAIN_HELD = timedelta(seconds=1)
+
 # A launch that was sent in time may show its first effect this much after `launch_before`.
 LATE_EFFECT = timedelta(seconds=15)
 
@@ -46,7 +49,8 @@ def take_in(step: Pass) -> Pass:
                 return _close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
             return step
         case Live():
-            return _report(_advance(step, live, seen))
+            step = _report(_advance(step, live, seen))
+            return step.wake(step.now + LOOK_AGAIN_HELD) if seen.held else step
         case Ended():
             step = _checkpoint(step, live, seen.newest, seen.durable)
             step = _bill(step, live, seen.started_at)
@@ -59,10 +63,10 @@ def take_in(step: Pass) -> Pass:
             step = _bill(step, live, seen.started_at)
             now = step.record.live
             assert now is not None
-            now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
             ended = min((seen.as_of, *_latest_ends(live, seen)))
-            if seen.last_seen is not None:
-                ended = max(ended, min(seen.last_seen, seen.as_of))
+            for known in (seen.last_seen, seen.died_at):
+                ended = ended if known is None else max(ended, min(known, seen.as_of))
+            now = msgspec.structs.replace(now, active=_active_of(seen), durable=seen.durable)
             detail = "the agent is gone and left no exit record; no process of the attempt is alive"
             return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)
         case _:  # pragma: no cover
@@ -78,6 +82,13 @@ def _latest_ends(live: Attempt, seen: Dead) -> Iterator[datetime]:
         yield live.orders.limits.money.until
 
 
+def _active_of(seen: Dead) -> float:
+    """Seconds that count against the duration: up to when it was seen to die, not only to the agent's last word."""
+    if seen.died_at is None or seen.last_seen is None:
+        return seen.active
+    return seen.active + max(0.0, (seen.died_at - seen.last_seen).total_seconds())
+
+
 def _lost(detail: str) -> AttemptEnd:
     return AttemptEnd(reason=EndReason.LOST, detail=detail)
 
@@ -89,7 +100,13 @@ def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
     now = step.record.live
     assert now is not None
     return step.with_attempt(
-        msgspec.structs.replace(now, training_at=seen.training_at, draining=seen.drain, durable=seen.durable)
+        msgspec.structs.replace(
+            now,
+            training_at=seen.training_at,
+            draining=seen.drain,
+            durable=seen.durable,
+            resume=seen.resumed_instead or now.resume,
+        )
     )
 
 

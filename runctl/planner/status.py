@@ -105,6 +105,8 @@ def _reachable(step: Pass) -> Finding:
     if live is None or (live.started_at is None and live.intended_at == step.now):
         return "Unknown", "NoAgent", ""  # what was seen is of an attempt before
     match step.observed.attempt:
+        case Live(held=True):
+            return "False", "AgentHeld", "agent or guardian is stopped or dead; if that lasts, the attempt is ended"
         case Live():
             return "True", "AgentAlive", ""
         case Unreachable(why=why):

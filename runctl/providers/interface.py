@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Protocol
 
 import msgspec
@@ -11,9 +10,6 @@ import msgspec
 from runctl.planner.actions import Launch
 from runctl.planner.observed import AttemptSeen, MachineSeen
 from runctl.planner.record import Attempt, Event, Orders, Record
-
-# So long after the end of an attempt's money a look at it ends what its agent has left undone.
-PAST_MONEY = timedelta(seconds=3)
 
 
 class ProviderError(Exception):

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 import anyio
 
 from runctl.agent.hostlock import network_file_system
+from runctl.agent.processes import STOPPED, is_alive, look
 from runctl.agent.processes import identity as process_identity
-from runctl.agent.processes import is_alive, look
 from runctl.home import Home
 from runctl.manifest.job import Platform
 from runctl.providers.local.provider import LocalMachine
@@ -29,8 +29,6 @@ LINGER = timedelta(seconds=2)
 
 ADOPTION_SECONDS = 15.0
 
-# A process's state in the process table.
-STOPPED = "T"
 POLL_SECONDS = 0.05
 
 

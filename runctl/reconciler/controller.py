@@ -16,7 +16,7 @@ from runctl.planner.observed import GroupSeen, LaunchFailed, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import Desired, Phase, Record
 from runctl.planner.requests import StopJob
-from runctl.providers.interface import PAST_MONEY, LaunchRefused, Provider, ProviderError
+from runctl.providers.interface import LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
 from runctl.reconciler.work_queue import WorkQueue
 from runctl.store.interface import (
@@ -223,8 +223,8 @@ class Controller:
         if made.record.live is not None:
             self._queue.add_at(uid, now + HEARTBEAT)
             money = made.record.live.orders.limits.money
-            if money is not None and now <= money.until + PAST_MONEY < now + HEARTBEAT:
-                self._queue.add_at(uid, money.until + PAST_MONEY + timedelta(milliseconds=1))
+            if money is not None and now <= money.until < now + HEARTBEAT:  # a look then ends what its agent can't
+                self._queue.add_at(uid, money.until + timedelta(milliseconds=1))
         if made.record != record or held.failed is not None:
             self._queue.add(uid)
         elif rests(made.record) or made.yields:

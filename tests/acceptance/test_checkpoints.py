@@ -208,10 +208,13 @@ def test_F2_the_newest_good_checkpoint_is_gone_on_from(machine: Machine) -> None
     start = machine.until(lambda: [each for each in machine.told("start") if each["attempt"] == 2], "a start")
     assert start[0]["step"] == before < last
     assert f"going on from `step-{before:06d}.json` of attempt 1" in machine.run("events", "job").out
+    assert machine.status()["attempts"][1]["resumed_from"]["step"] == before
     machine.run("stop", "job")
     for copy in machine.home.glob("checkpoints/*/*/*/data/*"):
         copy.write_text("{}")
     done = machine.run("apply", manifest, "--wait")
     assert done.code == 1, done
     assert "can't be used" in done.err
+    assert "`runctl checkpoints verify job`" in done.err
+    assert machine.run("checkpoints", "verify", "job").code != 0
     assert len(machine.told("start")) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -177,3 +178,26 @@ sys.exit(6)
     assert done.code == 1, done
     status = machine.status()
     assert (status["outcome"], status["exit_code"], len(status["attempts"])) == ("Failed", 6, 1)
+
+
+@pytest.mark.parametrize("how", ["damaged", "removed"])
+def test_a_claim_that_is_lost_hides_nothing(machine: Machine, how: str) -> None:
+    """The file by which the guardian claimed the attempt is damaged or gone: orders still reach the agent, and when
+    all of them are killed, the attempt is over and the next one goes on from what was durable."""
+    manifest = machine.training(1000, 0.1)
+    machine.start("apply", str(manifest), "--wait")
+    machine.until(lambda: machine.told("saved"), "a save")
+    machine.until(lambda: machine.status()["checkpoints"]["count"] > 2, "durable checkpoints")
+    claim = machine.run_dirs()[-1] / "claim.json"
+    claim.write_text('{"x"') if how == "damaged" else claim.unlink()
+    durable = machine.status()["checkpoints"]["newest"]["step"]
+    for pid in machine.agent_pids().values():
+        os.kill(pid, signal.SIGKILL)
+    machine.until(lambda: len(machine.told("start")) > 1, "the next attempt")
+    assert machine.told("start")[-1]["step"] >= durable
+    claim = machine.run_dirs()[-1] / "claim.json"
+    claim.write_text('{"x"') if how == "damaged" else claim.unlink()
+    assert machine.run("cancel", "job").code == 0
+    assert machine.status()["outcome"] == "Cancelled"
+    assert machine.told("drained")
+    assert not machine.trainings()

@@ -433,3 +433,25 @@ def test_a_training_that_is_killed_while_it_saves(host: Host) -> None:
     ended = run.exit()
     assert (ended["signal"], ended["checkpoints"]["invalid"]) == (9, 1)
     assert [manifest(path)["name"] for path in run.durable()] == ["a.bin"]
+
+
+def test_a_directory_that_is_written_slowly(host: Host) -> None:
+    """Files come into a directory with pauses longer than a second: what was taken for whole too soon doesn't stay
+    beside the whole one, and of the next one the agent waits for all of it."""
+    run = host.script(
+        "import os, time\nfor i in range(1, 4):\n os.mkdir(f'checkpoints/epoch-{i}')\n"
+        " for part in 'abc':\n  open(f'checkpoints/epoch-{i}/{part}.bin', 'w').write(part * i)\n  time.sleep(1.6)\n"
+        "time.sleep(600)",
+        limits={"keep": 3},
+    )
+    run.wait_state(lambda state: (state["checkpoints"]["newest_durable"] or {}).get("epoch") == 3, patience=60)
+    until(lambda: len(run.durable()) == 3, lambda: f"three: {run.durable()}")
+    assert [(manifest(path)["epoch"], len(manifest(path)["files"])) for path in run.durable()] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
+    later = [line for line in run.lines("checkpoints.jsonl") if line["status"] == "durable" and line["epoch"] > 1]
+    assert len(later) == 2
+    run.order(end="cancel")
+    run.exit()

@@ -72,6 +72,32 @@ def test_status_says_when_nobody_watches(machine: Machine) -> None:
     assert machine.status()["controller"]["what"] == "background controller"
 
 
+def test_a_time_of_nothing_is_enough_for_what_has_ended(machine: Machine) -> None:
+    """`--timeout 0s` asks how it stands: the outcome's code where there is one, else 8."""
+    manifest = str(machine.training(2, 0.1, code=5))
+    assert machine.run("apply", manifest, "--wait").code == 1
+    for command in (["wait", "job"], ["apply", manifest, "--wait"]):
+        done = machine.run(*command, "--timeout", "0s")
+        assert done.code == 1, done
+        assert "the time is over" not in done.err
+    machine.run("apply", str(machine.training(1000, 0.1, name="long")), "--no-wait")
+    assert machine.run("wait", "long", "--timeout", "0s").code == 8
+
+
+def test_superseded_runs_go_by_their_uids(machine: Machine) -> None:
+    """What `status --all` calls a run is what other commands know it by."""
+    manifest = str(machine.training(1, 0.1))
+    assert machine.run("apply", manifest, "--wait").code == 0
+    first = machine.status()["uid"]
+    assert machine.run("apply", manifest, "--wait", "--rerun").code == 0
+    assert machine.run("status", "--all", "-o", "name").out.split() == [first, "job"]
+    assert first in machine.run("status", "--all").out
+    assert machine.run("wait", first).code == 0
+    deleted = machine.run("delete", "job", "--yes").err
+    assert f"job ({first}): deleted" in deleted
+    assert "job: deleted" in deleted
+
+
 def test_logs_are_the_training_s_bytes(machine: Machine) -> None:
     """Escapes, invalid UTF-8, NUL and a missing last line end arrive unaltered, followed or not."""
     machine.write("noisy.py", NOISY)

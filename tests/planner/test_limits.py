@@ -24,7 +24,7 @@ from runctl.planner.money import (
     time_for,
 )
 from runctl.planner.observed import GroupSeen
-from runctl.planner.record import Attempt, Interval, OutcomeType, Phase
+from runctl.planner.record import Attempt, ConditionType, Interval, OutcomeType, Phase
 
 from .kit import PRICED, T0, Life, job, record, ref
 
@@ -378,3 +378,43 @@ def test_orders_carry_the_policy(policy: str) -> None:
     assert life.plan is not None
     assert "order attempt 1: #2" in life.story[-1]
     assert live(life).orders.limits.idle is None
+
+
+def test_a_death_that_was_seen_counts_to_its_instant() -> None:
+    """An agent that was held for long said nothing meanwhile; its attempt is billed, and counts against the duration,
+    to when it was seen to die."""
+    life = Life(job(PRICED + "\nlimits: {duration: 5m}"))
+    life.run(seconds=130)
+    silent = msgspec.structs.replace(
+        life.dead(), last_seen=life.now - timedelta(seconds=90), active=30.0, died_at=life.now
+    )
+    life.see(silent)
+    (attempt,) = life.job.attempts
+    assert attempt.active == 120
+    assert attempt.ended_at == life.now
+    assert spent(life.job, life.now) == cost_of(1_000_000, timedelta(seconds=130))
+
+
+def test_a_held_agent_is_looked_at_soon() -> None:
+    """Whoever finds that agent or guardian can do nothing says so, and looks again within a second."""
+    life = Life(job())
+    life.run(seconds=20)
+    made = life.see(msgspec.structs.replace(life.live(), held=True))
+    assert made.wake_at is not None
+    assert made.wake_at <= life.now + timedelta(seconds=1)
+    (reachable,) = (each for each in life.job.conditions if each.type is ConditionType.REACHABLE)
+    assert (reachable.status, reachable.reason) == ("False", "AgentHeld")
+
+
+def test_what_was_really_gone_on_from() -> None:
+    """The agent went on from an older checkpoint than it was given: the attempt says which."""
+    life = Life(job())
+    life.run(seconds=20)
+    life.see(life.live(newest=ref(1, 3, life.now)))
+    life.see(life.dead(newest=ref(1, 3, life.now)))
+    life.after(seconds=5)
+    life.run()
+    older = ref(1, 2, T0)
+    life.see(msgspec.structs.replace(life.live(), resumed_instead=older))
+    life.see(life.live())
+    assert life.job.attempts[-1].resume == older

@@ -9,6 +9,7 @@ from runctl.cli.render.status import checkpoint_words, cost_words, progress_word
 from runctl.cli.render.table import facts
 from runctl.cli.render.words import count, span
 from runctl.cli.sight import Sight
+from runctl.planner.money import cost_of, least_useful, rate_of, spent
 from runctl.planner.record import OutcomeType, Record, StopReason
 
 
@@ -73,17 +74,34 @@ def advice(record: Record) -> str:
             assert_never(record.stopped.reason)
 
 
+def _group_binds(record: Record) -> bool:
+    """Whether it is the group's cap that left too little, since the job's own leaves enough for another attempt."""
+    own, rate = record.job.cost.cap, rate_of(record.job)
+    if record.job.group.cap is None or rate is None or record.outcome is None:
+        return False
+    needed = cost_of(rate.hourly, least_useful(record.job))
+    return own is None or own.micros - spent(record, record.outcome.at) > needed
+
+
 def _after(record: Record, outcome: OutcomeType) -> str:
     name, reason = record.name, record.outcome.reason if record.outcome else ""
     match outcome:
         case OutcomeType.SUCCEEDED:
             return f"`runctl checkpoints {name}` says where its checkpoints are, `runctl logs {name}` prints its output"
+        case OutcomeType.FAILED if reason == "StartFailed" and record.attempts[-1].resume is not None:
+            return (
+                f"`runctl checkpoints verify {name}` checks what it was to go on from; "
+                "`checkpoint.resume: never` and `--rerun` begin anew"
+            )
         case OutcomeType.FAILED if reason in ("SetupFailed", "StartFailed"):
             return f"`runctl logs {name} --setup` shows the preparation; then mend it and apply with `--rerun`"
         case OutcomeType.FAILED:
             return f"`runctl logs {name} --tail 50` shows its last words; then mend it and apply with `--rerun`"
         case OutcomeType.CAP_REACHED:
-            return "raise `cost.cap` and apply again: it goes on from the checkpoint with the same ledger"
+            how = "goes on from the checkpoint" if record.checkpoint is not None else "begins anew"
+            if _group_binds(record):
+                return f"raise `group.cap` in every member's manifest and apply them again: this one {how}"
+            return f"raise `cost.cap` and apply again: it {how} with the same ledger"
         case OutcomeType.DURATION_REACHED:
             return "raise `limits.duration` and apply again: it goes on from the checkpoint"
         case OutcomeType.CHECKPOINT_OVERDUE:

@@ -18,7 +18,13 @@ BAR = 20
 def overview(sights: Sequence[Sight]) -> str:
     """One line a job."""
     heads = ("name", "state", "progress", "cost", "cap", "checkpoint", "age")
-    return table(heads, [_row(each) for each in sights])
+    return table(heads, [(name, *_row(each)[1:]) for name, each in zip(handles(sights), sights, strict=True)])
+
+
+def handles(sights: Sequence[Sight]) -> list[str]:
+    """By what commands know each run: the newest of a name by that, those that it has superseded by their uids."""
+    newest = {each.record.name: each.record.uid for each in sights}
+    return [each.record.name if newest[each.record.name] == each.record.uid else each.record.uid for each in sights]
 
 
 def details(sight: Sight) -> str:

@@ -25,7 +25,7 @@ from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.observed import Dead, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
-from runctl.providers.interface import PAST_MONEY, LaunchRefused, LaunchUnknown, ProviderError, Sight
+from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
 from runctl.providers.local.files import write_orders
 from runctl.providers.local.foreign import foreign_trainings
@@ -39,8 +39,9 @@ CLAIM_SECONDS = 5.0
 SALVAGE_SECONDS = 2.0
 
 # Of guardian and agent each ends the attempt without the other. If one is dead or stopped and the other does nothing
-# for so long, or once the money is over, it is left to the controller.
+# for so long, or once the money is over, it is left to the controller; soon, if the other can't do anything either.
 IMPAIRED_SECONDS = 60.0
+HELPLESS_SECONDS = 5.0
 
 # A controller looks at a live attempt at least so often, unless its machine slept.
 LOOKS_APART = timedelta(seconds=20)
@@ -107,7 +108,7 @@ class LocalMachine:
             seen, watchers = seeing.look(run_dir, run_id, now) if salvaged else (Starting(as_of=now), watchers)
         if isinstance(seen, Dead) and run_id in self._died_at:
             died_at = self._died_at[run_id]
-            seen = msgspec.structs.replace(seen, last_seen=max(died_at, seen.last_seen or died_at))
+            seen = msgspec.structs.replace(seen, died_at=max(died_at, seen.last_seen or died_at))
         elif isinstance(seen, Live | Starting) and run_id not in self._died_at:
             self._alive_at[record.uid] = now
             if self._is_beyond_help(record, attempt, watchers, now):
@@ -149,11 +150,11 @@ class LocalMachine:
         if not watchers.impaired:
             self._impaired.pop(record.uid, None)
             return False
-        since = self._impaired.setdefault(record.uid, time.monotonic())
         grace = record.generation_of(attempt).job.checkpoint.grace.seconds
-        patience = IMPAIRED_SECONDS + salvage_seconds(grace, None)
+        patience = HELPLESS_SECONDS if watchers.helpless else IMPAIRED_SECONDS + salvage_seconds(grace, None)
+        since = self._impaired.setdefault(record.uid, time.monotonic())
         money = attempt.orders.limits.money
-        return time.monotonic() - since > patience or (money is not None and now > money.until + PAST_MONEY)
+        return time.monotonic() - since > patience or (money is not None and now > money.until)
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.

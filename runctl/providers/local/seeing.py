@@ -6,6 +6,7 @@ the expected shape is treated as not there.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from datetime import UTC, datetime
@@ -14,13 +15,16 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from runctl.agent.leftovers import SALVAGED
-from runctl.agent.processes import Process, look_for, orphans, table
+from runctl.agent.leftovers import SALVAGED, is_run_held
+from runctl.agent.processes import STOPPED, Process, look_for, orphans, table
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
 # No file of the agent comes near this; a larger one was written by somebody else.
 MAX_FILE = 4 * 1024 * 1024
+
+# What guardian and agent leave behind once they have begun.
+TRACES = ("claim.json", "state.json", "checkpoints.jsonl", "events.jsonl")
 
 # What the agent reports in the ordinary course; everything else it reports is a warning.
 QUIET = frozenset(
@@ -52,9 +56,16 @@ class Watchers(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def impaired(self) -> bool:
         """One of the two is dead or stopped, so that the other has nobody to end the attempt for it."""
-        if self.guardian is None or self.agent is None:
-            return False
-        return any(not each or each.state == "T" for each in (self.guardian, self.agent))
+        return self._known and not all(_is_able(each) for each in (self.guardian, self.agent))
+
+    @property
+    def helpless(self) -> bool:
+        """Neither can do anything: nobody holds the attempt to its limits."""
+        return self._known and not any(_is_able(each) for each in (self.guardian, self.agent))
+
+    @property
+    def _known(self) -> bool:
+        return self.guardian is not None and self.agent is not None
 
 
 def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watchers]:
@@ -62,16 +73,17 @@ def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watche
     exit_record = read_json(run_dir / "exit.json")
     if exit_record is not None:
         return _ended(exit_record, run_dir, now), Watchers()
-    claim = read_json(run_dir / "claim.json")
-    if claim is None:
-        return _unclaimed(run_dir / "claim.json", run_id, now), Watchers()
-    state = read_json(run_dir / "state.json")
+    claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
+    if claim is None and state is None:
+        return _untold(run_dir, run_id, now), Watchers()
+    # The state names the guardian, too: a claim that was lost or damaged since hides nothing.
+    guardian = _object(claim).get("guardian") or _object(state).get("guardian")
     watchers = Watchers(
-        guardian=look_for(claim.get("guardian")) or False,
+        guardian=look_for(guardian) or False,
         agent=None if state is None else (look_for(state.get("agent")) or False),
     )
     if state is not None and watchers.agent:
-        return _live(state, run_dir, now), watchers
+        return _live(state, run_dir, watchers.impaired, now), watchers
     if watchers.guardian:
         return Starting(as_of=now), watchers
     # Both are gone. The exit record may have been written between the two looks.
@@ -80,7 +92,7 @@ def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watche
         return _ended(exit_record, run_dir, now), Watchers()
     if orphans(run_id, table()):
         return Starting(as_of=now), watchers
-    return _dead(claim, state, run_dir, now), watchers
+    return _dead(claim or {}, state, run_dir, now), watchers
 
 
 def may_have_unsaved(run_dir: Path) -> bool:
@@ -89,16 +101,24 @@ def may_have_unsaved(run_dir: Path) -> bool:
     return training is not None and not os.path.lexists(run_dir / SALVAGED)
 
 
-def _unclaimed(claim: Path, run_id: str, now: datetime) -> AttemptSeen:
-    """Absent only if there is no claim and no process either: a directory that was swept away isn't the end of those
-    that run in it, and a file that can't be read (too many open files, say) isn't a file that isn't there."""
-    try:
-        os.lstat(claim)
-    except FileNotFoundError:
-        return Starting(as_of=now) if orphans(run_id, table()) else Absent(as_of=now)
-    except OSError as error:
-        return Unreachable(as_of=now, why=f"`{claim}`: {error.strerror}")
-    return Unreachable(as_of=now, why=f"`{claim}` can't be read")
+def _is_able(process: Process | Literal[False] | None) -> bool:
+    return process is not None and process is not False and process.state != STOPPED
+
+
+def _untold(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
+    """An attempt of which neither claim nor state tells anything. It is absent only if nothing of an agent is there and
+    no process either: a directory that was swept away isn't the end of those that run in it, and a file that can't be
+    read (too many open files, say) isn't a file that isn't there."""
+    traces = [run_dir / name for name in TRACES if os.path.lexists(run_dir / name)]
+    for path in traces:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                return Unreachable(as_of=now, why=f"`{path}`: {error.strerror}")
+    if orphans(run_id, table()) or is_run_held(str(run_dir)):
+        return Starting(as_of=now)
+    return _dead({}, None, run_dir, now) if traces else Absent(as_of=now)
 
 
 def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Event], ...]:
@@ -201,7 +221,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _live(state: Json, run_dir: Path, now: datetime) -> AttemptSeen:
+def _live(state: Json, run_dir: Path, held: bool, now: datetime) -> AttemptSeen:
     phase = state.get("phase")
     started = instant(state.get("started_at"))
     if started is None or phase not in ("preparing", "training", "draining", "ended"):
@@ -220,6 +240,8 @@ def _live(state: Json, run_dir: Path, now: datetime) -> AttemptSeen:
         newest=checkpoint_ref(checkpoints.get("newest_durable")),
         serial=_whole(orders.get("serial")) or 0 if orders else 0,
         heartbeat=instant(state.get("heartbeat")) or started,
+        held=held,
+        resumed_instead=checkpoint_ref(state.get("resumed_instead")),
     )
 
 
