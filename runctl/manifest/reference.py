@@ -24,7 +24,7 @@ Unknown fields are errors, and so are fields without a value. `runctl validate` 
 - **Nothing is guessed from how a value looks.** `args`, `env`, `labels`, `launcher` and `matrix` take what is written:
   `1e-4`, `no`, `010`, `2026-01-01` and `~` reach the script as those characters. A quoted value is its content.
 - **Booleans are YAML 1.2's**: `true` and `false`. `yes`, `no`, `on` and `off` are words.
-- **Anchors, aliases and `<<` work.** Tags that aren't YAML's own (`!x`, `!!python/…`), duplicate keys and keys that aren't text are errors.
+- **Anchors, aliases and `<<` work.** Tags of one's own (`!x`), duplicate keys and keys that aren't text are errors.
 - **Commands** (`setup`, `hooks`, `checkpoint.format`) are argv lists. A line of text is split by POSIX quoting
   rules, and there is never a shell: `&&`, `|`, `>`, `;`, `$` and wildcards are refused.
 - **Paths**: `workdir` is relative to the manifest's directory; all others are relative to `workdir` and stay inside it.

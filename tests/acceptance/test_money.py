@@ -188,3 +188,20 @@ def test_F5_S5_spent_and_projected_while_it_trains(machine: Machine) -> None:
     assert steps * pause <= Decimal(cost["projected"]) <= 2 * steps * pause
     assert json.loads(machine.run("cost", "job", "-o", "json").out)["cap"] == "900.00"
     assert "projected" in machine.run("status", "job").out
+
+
+def test_E4_the_cap_that_ends_a_group_is_the_one_to_raise(machine: Machine) -> None:
+    """When the group's cap leaves too little, the advice is to raise that one, whatever the job's own leaves."""
+    manifest = machine.training(
+        1000,
+        0.1,
+        instance={"hourly_rate": "3600 USD"},
+        cost={"cap": "60 USD"},
+        group={"cap": "9 USD"},
+        checkpoint={"every": "1 steps", "grace": "1s"},
+    )
+    done = machine.run("apply", str(manifest), "--wait")
+    assert done.code == 3, done
+    assert "raise `group.cap`" in done.err
+    assert "raise `cost.cap`" not in done.err
+    assert float(machine.status()["cost"]["spent"]) <= 9
