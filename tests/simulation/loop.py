@@ -45,7 +45,8 @@ class Loop(asyncio.BaseEventLoop):
         self._steps = 0
         # A task that is never run again must not be collected while the life goes on: its `finally` would run.
         self.graveyard: list[Any] = []
-        self.set_exception_handler(lambda _loop, _context: None)
+        self._failure: BaseException | None = None
+        self.set_exception_handler(self._on_failure)
 
     def time(self) -> float:
         return self._virtual
@@ -95,6 +96,13 @@ class Loop(asyncio.BaseEventLoop):
         if self._steps > HOT_STEPS:
             raise HotLoop(f"{HOT_STEPS} steps at {self._virtual:.3f}: {handle}")
         handle._run()
+        if self._failure is not None:
+            raise self._failure
+
+    def _on_failure(self, _loop: object, context: dict[str, Any]) -> None:
+        """What a callback of the world raised, a broken promise among it. What is told of buried tasks is no matter."""
+        if "handle" in context:
+            self._failure = self._failure or context.get("exception")
 
     # The real world, which isn't there.
 

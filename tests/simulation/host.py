@@ -1,0 +1,416 @@
+"""The machine that trains: the model of an agent's loop around the real policy, its guardian, and the user's script.
+
+What is written down here is the world's truth: who lived from when to when, what was saved, which code was returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runctl.agent import policy
+from runctl.agent.clocks import Now
+from runctl.agent.orders import Limits as AgentLimits
+from runctl.agent.orders import Orders as AgentOrders
+from runctl.agent.orders import parse_orders
+from runctl.agent.spec import Spec
+from runctl.planner.actions import Launch
+from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Holder, Live, MachineSeen, Starting
+from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Orders, Record
+from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
+from runctl.providers.local.files import orders_json
+
+from .node import Node
+from .training import Save, Training
+
+if TYPE_CHECKING:
+    from .life import Life
+
+# As the real one, it sleeps whole milliseconds.
+LEAST_TURN = 0.001
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+
+
+class Run:
+    """One attempt's run directory and processes."""
+
+    def __init__(self, host: Host, record: Record, launch: Launch, epoch: int) -> None:
+        self.host, self.life = host, host.life
+        self.key = (record.uid, launch.attempt.number)
+        self.name = record.name
+        job = launch.generation.job
+        self.shares = job.instance.busy.value == "share"
+        self.spec = host.spec(job.checkpoint.grace.seconds, job.checkpoint.every.n, job.stop.to)
+        self.resume = launch.attempt.resume
+        self.current = AgentOrders(0, 0, AgentLimits(), None)
+        self.orders = parse_orders(orders_json(launch.attempt.orders, epoch))
+        self.agent = self.guardian = True
+        self.seen = policy.Observed()
+        self.started = host.now()
+        self.began = self.life.loop.time()
+        self.over: float | None = None
+        self.training: Training | None = None
+        self.training_at: float | None = None
+        self.exit: dict[str, Any] | None = None
+        self.waiting: list[Save] = []
+        self.copying: Save | None = None
+        self.durable: list[Save] = []
+        self.heartbeat = self.started.wall
+        self._turning: Any = None
+
+    @property
+    def alive(self) -> bool:
+        return self.agent or self.guardian or (self.training is not None and self.training.alive)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> Any:
+        return self.life.later(seconds, what)
+
+    # Its life
+
+    def begin(self) -> None:
+        holder = self.host.holder
+        if holder is not None and holder.alive and not self.shares:
+            self.end("refused", f"attempt {holder.key[1]} of `{holder.name}` holds this machine", started=False)
+            self.exit = {**(self.exit or {}), "held_by": holder.name}
+            return
+        self.host.holder = self
+        self.later(self.life.dice.between("preparing", 0.05, 5.0), self._train)
+        self.turn()
+
+    def _train(self) -> None:
+        if not self.agent or self.exit is not None or self.seen.drain is not None:
+            return
+        now = self.host.now()
+        self.seen.phase, self.seen.training_since = "training", now.active
+        self.seen.busy_at = self.seen.alive_at = now.active
+        self.training_at = now.wall
+        self.training = Training(self, self.life.kind_of(self.key), self.life.step_of(self.resume))
+        self.life.say("training", *self.key, "starts at", self.training.first)
+        self.life.trains(self)
+        self.turn()
+
+    def turn(self) -> None:
+        """One turn of the agent: orders, policy, actions."""
+        if self._turning is not None:
+            self._turning.cancel()
+            self._turning = None
+        if not self.agent or self.exit is not None:
+            return
+        now = self.host.now()
+        self.heartbeat = now.wall
+        if self.orders.epoch >= self.current.epoch and self.orders.serial > self.current.serial:
+            self.current = self.orders
+        if self.training is not None and self.training.alive and not self.training.hangs:
+            self.seen.busy_at = self.seen.alive_at = now.active
+        wait = 0.0
+        for _ in range(8):
+            step = policy.step(self.spec, self.current, self.seen, self.started, now)
+            wait = step.wait
+            if not step.actions:
+                break
+            for action in step.actions:
+                self._apply(action, now)
+            if self.exit is not None:
+                return
+        self._turning = self.later(max(LEAST_TURN, wait), self.turn)
+
+    def _apply(self, action: Any, now: Now) -> None:
+        seen, training = self.seen, self.training
+        match action:
+            case policy.BeginDrain():
+                self.life.count(f"drain {action.reason}")
+                seen.drain = policy.Drain(action.reason, now.active, now.wall, action.budget)
+            case policy.Escalate():
+                assert seen.drain is not None
+                seen.drain.reason = action.reason
+            case policy.AskForCheckpoint():
+                if seen.drain is not None:
+                    seen.drain.asked = True
+                else:
+                    seen.asked_at = now.active
+                if training is not None:
+                    training.asked()
+            case policy.SendSignal():
+                assert seen.drain is not None
+                if seen.drain.left_at_signal is None:
+                    seen.drain.left_at_signal = policy.time_left(self.current, seen.drain, self.started, now)
+                seen.drain.grouped = seen.drain.grouped or action.to == "group"
+                if training is not None:
+                    training.terminate()
+            case policy.KillAll():
+                assert seen.drain is not None
+                seen.drain.killed = True
+                if training is None:
+                    self.end(seen.drain.reason, "before the training started")
+                else:
+                    training.kill()
+            case policy.Abandon():
+                self._close()
+            case policy.Warn():
+                seen.overdue_told += action.event == "checkpoint_overdue"
+                seen.ignored_told = seen.ignored_told or action.event != "checkpoint_overdue"
+
+    # What the training does
+
+    def saved(self, save: Save) -> None:
+        """A file has its final name: noticed within a second, copied one after the other, the newest first."""
+        self.waiting.append(save)
+        self.later(self.life.dice.between("noticing", 0.0, 1.0), self._copy)
+
+    def _copy(self) -> None:
+        if not self.agent or self.copying is not None or not self.waiting or self.exit is not None:
+            return
+        save = max(self.waiting, key=lambda each: each.step)
+        self.waiting.remove(save)
+        self.seen.saved += 1
+        if not save.whole:
+            self.life.count("torn checkpoint")
+            self._settled()
+            return
+        self.seen.complete_at = self.host.now().active
+        self.copying = save
+        self.later(self.life.copy_seconds(), self._copied)
+        self.turn()
+
+    def _copied(self) -> None:
+        if not self.agent or self.copying is None or self.exit is not None:
+            return
+        save, self.copying = self.copying, None
+        self.waiting = [each for each in self.waiting if each.step > save.step]
+        self.keep(save)
+        self.seen.durable_at = self.host.now().active
+        self.seen.overdue_told, self.seen.asked_at = 0, None
+        self._settled()
+
+    def _settled(self) -> None:
+        self._copy()
+        if self.copying is None and self.training is not None and not self.training.alive:
+            self._close()
+        else:
+            self.turn()
+
+    def keep(self, save: Save) -> None:
+        save = msgspec.structs.replace(save, seq=len(self.durable) + 1, at=self.host.now().wall)
+        self.durable.append(save)
+        self.life.became_durable(self.key, save)
+
+    def ended(self) -> None:
+        """The training is gone, by itself or not."""
+        if not self.agent:
+            return
+        self.seen.phase = "ending"
+        self._copy()
+        if self.copying is None:
+            self._close()
+        else:
+            self.turn()
+
+    def _close(self) -> None:
+        training = self.training
+        assert training is not None
+        if training.alive:
+            training.kill()
+        reason = "exited" if self.seen.drain is None else self.seen.drain.reason
+        self.end(reason, "", code=training.code, signal=training.signal)
+
+    def end(
+        self, reason: str, detail: str, code: int | None = None, signal: int | None = None, started: bool = True
+    ) -> None:
+        """The exit record is written, and nobody is left."""
+        if self.exit is not None:
+            return
+        now = self.host.now()
+        self.exit = {
+            "reason": reason, "detail": detail, "code": code, "signal": signal, "at": now.wall,
+            "started": self.started.wall if started else None, "active": now.active - self.started.active,
+            "trained": self.training is not None,
+        }  # fmt: skip
+        self.agent = self.guardian = False
+        self._gone()
+        self.life.say("attempt", *self.key, "ends", reason, code)
+
+    def _gone(self) -> None:
+        self.over = self.life.loop.time()
+        if self.host.holder is self:
+            self.host.holder = None
+        self.life.happened()
+
+    # What is done to it
+
+    def kill_agent(self) -> None:
+        """Its guardian sees that, ends the rest, salvages what was saved whole, and knows no exit code."""
+        if not self.agent or self.exit is not None:
+            return
+        self.agent = False
+        self.life.count("agent killed")
+        self.life.say("agent", *self.key, "killed")
+        if self.training is not None:
+            self.training.kill()
+        if self.guardian:
+            self.later(0.2, self._lose)
+        self.life.happened()
+
+    def kill_both(self) -> None:
+        if self.exit is None and self.agent:
+            self.guardian = False
+            self.life.count("agent and guardian killed")
+            self.kill_agent()
+            self._gone()
+
+    def _lose(self) -> None:
+        if self.guardian and self.exit is None:
+            self.salvage()
+            self.end("lost", "the agent was killed")
+
+    def salvage(self) -> None:
+        known = self.durable[-1].step if self.durable else -1
+        saves = [each for each in (*self.waiting, self.copying) if each is not None and each.whole]
+        newest = max(saves, key=lambda each: each.step, default=None)
+        self.waiting, self.copying = [], None
+        if newest is not None and newest.step > known:
+            self.life.count("salvaged")
+            self.keep(newest)
+
+    # What its files say
+
+    def look(self, now: datetime) -> AttemptSeen:
+        newest = self.life.ref(self.key, self.durable[-1]) if self.durable else None
+        if self.exit is not None:
+            told = self.exit
+            end = AttemptEnd(
+                reason=EndReason(told["reason"]), detail=told["detail"], exit_code=told["code"],
+                signal=told["signal"], training_started=told["trained"],
+            )  # fmt: skip
+            return Ended(
+                as_of=now, end=end, started_at=_instant(told["started"]), ended_at=_instant(told["at"]) or now,
+                active=told["active"], durable=len(self.durable), newest=newest, held_by=told.get("held_by"),
+            )  # fmt: skip
+        if self.agent:
+            drain, phase = self.seen.drain, self.seen.phase
+            return Live(
+                as_of=now, phase="draining" if drain or phase == "ending" else phase,  # type: ignore[arg-type]
+                step=None, started_at=_instant(self.started.wall) or now, training_at=_instant(self.training_at),
+                drain=drain.reason if drain else None, active=self.host.now().active - self.started.active,
+                durable=len(self.durable), newest=newest, serial=self.orders.serial,
+                heartbeat=_instant(self.heartbeat) or now,
+            )  # fmt: skip
+        if self.guardian:
+            return Starting(as_of=now)
+        self.salvage()
+        newest = self.life.ref(self.key, self.durable[-1]) if self.durable else None
+        return Dead(
+            as_of=now, started_at=_instant(self.started.wall), last_seen=_instant(self.heartbeat),
+            active=self.heartbeat - self.started.wall, durable=len(self.durable), newest=newest,
+        )  # fmt: skip
+
+
+class Host:
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.runs: dict[tuple[str, int], Run] = {}
+        self.holder: Run | None = None
+        self._specs: dict[object, Spec] = {}
+
+    def now(self) -> Now:
+        true = self.life.loop.time()
+        return Now(EPOCH + true, true, true)
+
+    def spec(self, grace: float, every: int, to: str) -> Spec:
+        key = (grace, every, to)
+        if key not in self._specs:
+            checkpoint = {"dir": "/work/checkpoints", "every": {"unit": "epochs", "n": every}, "grace": grace}
+            value = {
+                "version": 1, "run_id": "u-1", "job": "j", "uid": "u", "attempt": 1, "cwd": "/work",
+                "argv": ["train"], "checkpoint": checkpoint, "stop": {"to": to},
+            }  # fmt: skip
+            self._specs[key] = Spec(value, "/run")
+        return self._specs[key]
+
+    def launch(self, record: Record, launch: Launch, epoch: int) -> None:
+        """Starting twice is the same as once: the claim is made by whoever comes first."""
+        key = (record.uid, launch.attempt.number)
+        if key in self.runs:
+            return
+        newest = max((number for uid, number in self.runs if uid == record.uid), default=0)
+        assert launch.attempt.number > newest, "the fence refuses older attempts"
+        run = self.runs[key] = Run(self, record, launch, epoch)
+        self.life.say("attempt", *key, "is claimed")
+        run.begin()
+
+
+class MachinePort:
+    """What one node sees of the machine, and does to it."""
+
+    def __init__(self, life: Life, node: Node) -> None:
+        self._life = life
+        self._node = node
+
+    def _alive(self) -> None:
+        if self._node.dead:
+            from .node import PowerCut
+
+            raise PowerCut
+
+    async def machine(self, record: Record) -> MachineSeen:
+        self._alive()
+        run = self._life.host.holder
+        holder = None
+        if run is not None and run.alive:
+            uid, number = run.key
+            holder = Holder(job=run.name, uid=uid, run_id=f"{uid}-{number}", pid=1, since=None, ours=True)
+        return MachineSeen(as_of=self._node.clock(), name="this machine", holder=holder)
+
+    async def look(self, record: Record, attempt: Attempt) -> Sight:
+        self._alive()
+        self._life.looks += 1
+        run = self._life.host.runs.get((record.uid, attempt.number))
+        now = self._node.clock()
+        return Sight(Absent(as_of=now) if run is None else run.look(now))
+
+    def glance(self, record: Record, attempt: Attempt) -> object:
+        self._alive()
+        return self._life.moves
+
+    async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
+        self._node.at("before a launch")
+        if self._life.weather.strikes("launch refused"):
+            self._life.count("launch refused")
+            raise LaunchRefused("no space left on the device")
+        if self._life.weather.strikes("launch lost"):
+            self._life.count("launch lost")
+            raise LaunchUnknown("the launcher hangs")
+        self._life.host.launch(record, launch, epoch)
+        self._node.at("after a launch")
+        if self._life.weather.strikes("launch answer lost"):
+            self._life.count("launch answer lost")
+            raise LaunchUnknown("the launcher hangs")
+
+    async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
+        self._node.at("before orders")
+        if self._life.weather.strikes("orders refused"):
+            self._life.count("orders refused")
+            raise ProviderError("no space left on the device")
+        run = self._life.host.runs.get((record.uid, attempt))
+        if run is not None and run.exit is None:
+            run.orders = parse_orders(orders_json(orders, epoch))
+            run.later(self._life.dice.between("orders read", 0.0, 1.0), run.turn)
+        self._node.at("after orders")
+
+    async def forget(self, record: Record, *, checkpoints: bool) -> None:
+        self._node.at("before forgetting")
+        self._life.forgets(record, checkpoints)
+        self._node.at("after forgetting")
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def ref_of(uid: str, attempt: int, save: Save) -> CheckpointRef:
+    return CheckpointRef(
+        attempt=attempt, seq=save.seq, name=f"step-{save.step}", path=f"{uid}/{attempt}/{save.seq}",
+        at=_instant(save.at) or datetime.fromtimestamp(0, UTC), bytes=1, step=save.step,
+    )  # fmt: skip

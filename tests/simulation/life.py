@@ -1,0 +1,353 @@
+"""One lifetime: a world from a seed, a storm of faults, then calm; judged all the way by what is true."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any
+
+import anyio.to_thread
+from planner.kit import T0, job, source
+
+from runctl.agent import policy
+from runctl.planner.record import CheckpointRef, Desired, Generation, Record
+from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
+from runctl.reconciler.controller import rests
+from runctl.store.interface import Ask, ControllerId, Create, StoreError, Versioned
+
+from .dice import Dice, Weather
+from .host import Host, Run, ref_of
+from .loop import Loop, ordered
+from .node import Node
+from .oracles import Violation, check, final
+from .training import Kind, Save
+
+STORM_SECONDS = 240.0
+# The model of the agent is told of all that happens, so it needs no turn each second.
+LONGEST_TURN = 20.0
+# After the storm every job comes to its end within this: the longest training from its first step, for each attempt
+# that its retries allow then (one), with the longest pause before it, and what finding out takes.
+LONGEST_TRAINING = 400.0
+CALM_SECONDS = LONGEST_TRAINING + 144.0 + 130.0 + 60.0 + 60.0
+SILENCE_SECONDS = 120.0
+
+FAULTS = {
+    "crash": 0.05,
+    "disk full": 0.05,
+    "store unreadable": 0.02,
+    "launch refused": 0.2,
+    "launch lost": 0.2,
+    "launch answer lost": 0.2,
+    "orders refused": 0.2,
+    "agent killed": 0.6,
+    "both killed": 0.4,
+    "controller suspended": 0.5,
+    "second controller": 0.5,
+    "user": 0.9,
+}
+
+RATE = "instance: {hourly_rate: 3.60 USD}\ncost: {cap: %s USD}\n"
+JOBS = (
+    "checkpoint: {grace: 5s}\n",
+    "checkpoint: {grace: 5s}\nretry: {failures: 2}\n",
+    "checkpoint: {grace: 5s}\nretry: {interruptions: 1}\n",
+    "checkpoint: {grace: 5s}\nlimits: {duration: 60s}\n",
+    "checkpoint: {grace: 5s, every: 10s, deadline: 30s, on_deadline: fail}\n",
+    "checkpoint: {grace: 5s, every: 10s, deadline: 30s, on_deadline: save}\n",
+    "checkpoint: {grace: 5s}\nlimits: {hang: 40s}\n",
+    RATE % "0.05" + "checkpoint: {grace: 5s}\n",
+    RATE % "0.02" + "checkpoint: {grace: 5s}\n",
+    RATE % "0.20" + "checkpoint: {grace: 10s}\nstop: {to: group}\n",
+)
+
+
+class Life:
+    """`crash_at`: the controller that passes this crash point dies there (0: none but what the weather brings)."""
+
+    def __init__(self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset()) -> None:
+        self.seed = seed
+        self.dice = Dice(seed, silenced)
+        self.weather = Weather(self.dice, FAULTS)
+        self.loop = Loop()
+        self._world = contextvars.Context()
+        self.crash_at, self.points = crash_at, 0
+        self.log: list[tuple[float, str]] = []
+        self.counts: Counter[str] = Counter()
+        self.looks = self.moves = self.writes = 0
+        self.nodes: list[Node] = []
+        self.host = Host(self)
+        from .node import MemoryStore
+
+        self.store = MemoryStore(self)
+        self.uids: list[str] = []
+        self.kinds: dict[str, Kind] = {}
+        self.saves: dict[tuple[str, int], list[Save]] = {}
+        self.durable: dict[tuple[str, int, int], Save] = {}
+        self.forgotten: set[str] = set()
+        self.deleted: set[str] = set()
+        self.asked: Counter[str] = Counter()
+        self.last_write = 0.0
+
+    # What the parts of the world tell
+
+    def say(self, *words: object) -> None:
+        self.log.append((self.loop.time(), " ".join(map(str, words))))
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def note_trouble(self, message: str) -> None:
+        self.count("trouble told")
+
+    def later(self, seconds: float, what: Callable[[], None]) -> Any:
+        # The world goes on when the node dies in whose call this began.
+        return self.loop.call_later(seconds, what, context=self._world)
+
+    def happened(self) -> None:
+        """Something in the world has changed: the promises hold now, too."""
+        self.moves += 1
+        check(self)
+
+    def wrote(self) -> None:
+        self.writes += 1
+        self.last_write = self.loop.time()
+        check(self)
+
+    def is_alive(self, holder: ControllerId) -> bool:
+        node = self.nodes[int(holder.start)]
+        return not node.dead and not node.suspended
+
+    # What the host asks
+
+    def kind_of(self, key: tuple[str, int]) -> Kind:
+        return self.kinds[key[0]]
+
+    def step_of(self, ref: CheckpointRef | None) -> int:
+        if ref is None:
+            return 0
+        uid, attempt, seq = ref.path.split("/")
+        save = self.durable.get((uid, int(attempt), int(seq)))
+        if save is None or not save.whole:
+            raise Violation(self, f"an attempt goes on from {ref.path}, which isn't a whole durable checkpoint")
+        return save.step
+
+    def copy_seconds(self) -> float:
+        return self.dice.between("copying", 0.05, 3.0)
+
+    def saved(self, key: tuple[str, int], step: int, whole: bool) -> None:
+        self.saves.setdefault(key, []).append(Save(step, whole, at=self.loop.time()))
+
+    def became_durable(self, key: tuple[str, int], save: Save) -> None:
+        if (*key, save.seq) in self.durable:
+            raise Violation(self, f"checkpoint {save.seq} of {key} is overwritten")
+        self.durable[*key, save.seq] = save
+        self.say("checkpoint", *key, save.seq, "of step", save.step, "is durable")
+        self.happened()
+
+    def ref(self, key: tuple[str, int], save: Save) -> CheckpointRef:
+        return ref_of(*key, save)
+
+    def trains(self, run: Run) -> None:
+        self.count("trainings")
+        self.happened()
+        if self.weather.strikes("agent killed"):
+            self.later(self.dice.between("agent killed when", 0.1, 60.0), run.kill_agent)
+        elif self.weather.strikes("both killed"):
+            self.later(self.dice.between("both killed when", 0.1, 60.0), run.kill_both)
+
+    def forgets(self, record: Record, checkpoints: bool) -> None:
+        if any(run.alive for (uid, _), run in self.host.runs.items() if uid == record.uid):
+            raise Violation(self, f"the run directories of {record.uid} are removed while it runs")
+        self.forgotten.add(record.uid)
+
+    # The life
+
+    def live(self) -> None:
+        for number in range(self.dice.whole("jobs", 1, 3)):
+            self._create(number)
+        self._start_node()
+        self._plan_controllers()
+        self._plan_user()
+        self.loop.run_until(STORM_SECONDS)
+        self.weather.calm = True
+        self.say("calm")
+        for node in self.nodes:
+            if node.suspended:
+                self.loop.resume(node)
+        self._keep_one_alive(1.0)
+        self._end_what_hangs()
+        began = self.loop.time()
+        while self.loop.time() < began + CALM_SECONDS and not self._rested():
+            self.loop.run_until(self.loop.time() + 5.0)
+        if not self._rested():
+            raise Violation(self, f"jobs don't come to their end within {CALM_SECONDS:.0f} s of calm")
+        self.loop.run_until(self.loop.time() + 10.0)
+        quiet_since = self.loop.time()
+        self.loop.run_until(quiet_since + SILENCE_SECONDS)
+        if self.last_write > quiet_since:
+            raise Violation(self, "something is written though nothing is left to do")
+        final(self)
+
+    def _create(self, number: int) -> None:
+        uid, name = f"uid{number}", f"job-{number}"
+        spec = job(self.dice.pick("job", JOBS), name)
+        self.kinds[uid] = self._kind()
+        record = Record(
+            uid=uid, name=name, owner="me", group=None, order=number, created_at=T0, desired=Desired.RUN,
+            generations=(Generation(number=1, job=spec, source=source(), applied_at=T0),),
+        )  # fmt: skip
+        at = self.dice.between("created", 0.0, 20.0)
+        self.uids.append(uid)
+        self.later(at, lambda: self._write(Create(record)))
+
+    def _kind(self) -> Kind:
+        dice = self.dice
+        steps = dice.whole("steps", 5, 100)
+        return Kind(
+            steps=steps,
+            pace=dice.between("pace", 0.2, 2.0),
+            every=dice.pick("every", (0, 1, 3, 5, 10)),
+            saving=dice.between("saving", 0.01, 2.0),
+            on_term=dice.pick("on term", ("save", "save", "exit", "ignore", "die")),
+            when_asked=dice.pick("when asked", (True, False)),
+            code=dice.pick("code", (0, 0, 0, 1, 7)),
+            hangs_at=dice.whole("hangs at", 1, steps) if dice.between("hangs", 0, 1) < 0.1 else None,
+            torn=dice.pick("torn", (0, 0, 2, 3)),
+        )
+
+    def _write(self, write: Create | Ask) -> None:
+        try:
+            (receipt,) = self.store.apply([write])
+        except StoreError:
+            return
+        if isinstance(receipt, StoreError):
+            self.count(f"refused {type(receipt).__name__}")
+        else:
+            self.wrote()
+
+    # Controllers: one is there most of the time; a second now and then; some are suspended, some never come back.
+
+    def _start_node(self) -> Node:
+        node = Node(self, len(self.nodes))
+        self.nodes.append(node)
+        node.start()
+        return node
+
+    def _plan_controllers(self) -> None:
+        self._keep_one_alive(self.dice.between("restart", 0.5, 30.0))
+        if self.weather.strikes("second controller"):
+            self.count("second controller")
+            self.later(self.dice.between("second when", 1.0, 120.0), lambda: self._start_node() and None)
+        if self.weather.strikes("controller suspended"):
+            at = self.dice.between("suspended when", 1.0, 100.0)
+            self.later(at, self._suspend)
+
+    def _suspend(self) -> None:
+        node = self.nodes[-1]
+        if not node.dead and not node.task.done():
+            self.count("controller suspended")
+            self.say("controller", node.number, "is suspended")
+            node.suspended = True
+            self.later(self.dice.between("suspended for", 1.0, 150.0), lambda: self.loop.resume(node))
+
+    def _keep_one_alive(self, every: float) -> None:
+        at_work = any(not each.dead and not each.suspended and not each.task.done() for each in self.nodes)
+        if not at_work and not self._rested():
+            self._start_node()
+        for each in self.nodes:
+            if not each.dead and each.task.done() and not each.task.cancelled() and each.task.exception():
+                raise Violation(self, f"controller {each.number} failed: {each.task.exception()!r}")
+        self.later(1.0 if self.weather.calm else every, lambda: self._keep_one_alive(every))
+
+    # The user
+
+    def _plan_user(self) -> None:
+        for _ in range(self.dice.whole("requests", 0, 4)):
+            if self.weather.strikes("user"):
+                self.later(self.dice.between("asks when", 0.0, STORM_SECONDS), self._ask)
+
+    def _end_what_hangs(self) -> None:
+        """A training that hangs under no limit goes on for ever: the user sees that, and cancels it."""
+        for run in self.host.runs.values():
+            if run.training is not None and run.training.alive and run.training.hangs:
+                self.count("user: cancel")
+                self._write(Ask(run.key[0], CancelJob(at=T0 + timedelta(seconds=self.loop.time()), why="it hangs")))
+        if not self._rested():
+            self.later(20.0, self._end_what_hangs)
+
+    def _ask(self) -> None:
+        uid = self.dice.pick("asks whom", self.uids)
+        try:
+            record = self.store.get(uid).record
+        except StoreError:
+            return
+        now = T0 + timedelta(seconds=self.loop.time())
+        what = self.dice.pick("asks what", ("stop", "apply", "apply", "cancel", "delete", "edit"))
+        self.count(f"user: {what}")
+        self.say("user", what, uid)
+        self.asked[uid] += 1
+        match what:
+            case "stop":
+                self._write(Ask(uid, StopJob(at=now, why="by the user")))
+            case "cancel":
+                self._write(Ask(uid, CancelJob(at=now, why="by the user")))
+            case "delete":
+                self.deleted.add(uid)
+                self._write(Ask(uid, DeleteJob(at=now, checkpoints=False)))
+            case _:
+                spec = job(self.dice.pick("edit", JOBS), record.name) if what == "edit" else record.job
+                replace = what == "edit"
+                number = record.generation.number
+                request = Apply(at=now, job=spec, source=source(), generation=number, replace=replace)
+                self._write(Ask(uid, request))
+
+    # Standing
+
+    def jobs(self) -> list[Versioned]:
+        return self.store.jobs()
+
+    def _rested(self) -> bool:
+        return not self.store.pending() and all(rests(each.record) for each in self.jobs())
+
+    @property
+    def digest(self) -> str:
+        """Of all that happened: the same for the same seed, in every process."""
+        lines = "\n".join(f"{at:.6f} {words}" for at, words in self.log)
+        counts = repr(sorted(self.counts.items()))
+        return blake2b(f"{lines}\n{counts}\n{self.looks} {self.writes}".encode(), digest_size=8).hexdigest()
+
+
+async def _inline(work: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
+    """In place of a worker thread: at once, but not without letting others run before and after."""
+    await anyio.sleep(0)
+    result = work(*arguments)
+    await anyio.sleep(0)
+    return result
+
+
+class Simulation:
+    """Within this, lives can be lived: no threads, an order that a seed repeats, turns when something happens."""
+
+    def __enter__(self) -> Simulation:
+        self._ordered = ordered()
+        self._ordered.__enter__()
+        self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
+        self._run_sync, anyio.to_thread.run_sync = anyio.to_thread.run_sync, _inline  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]
+        policy.LONGEST_WAIT = self._longest_wait
+        self._ordered.__exit__(None, None, None)
+
+    def life(self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset()) -> Life:
+        """Live it. Raises Violation."""
+        life = Life(seed, crash_at, silenced)
+        try:
+            life.live()
+        finally:
+            life.loop.close()
+        return life

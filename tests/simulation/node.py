@@ -1,0 +1,126 @@
+"""A controller's process: the real `Controller` on a clock of its own, behind ports that fail, and that it may lose."""
+
+from __future__ import annotations
+
+import contextvars
+import sqlite3
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.kit import T0
+
+from runctl.manifest.job import Platform
+from runctl.reconciler.controller import Controller
+from runctl.store.interface import ControllerId, Receipt, StoreUnavailable, Versioned, Write
+from runctl.store.sqlite import _SCHEMA, SqliteStore
+
+from .loop import NODE, Scheduled
+
+if TYPE_CHECKING:
+    from .life import Life
+
+# Any wall clock is at most this far from the true time, in seconds: what the product's bounds are stated with.
+MOST_SKEW = 2.0
+GLANCE = timedelta(seconds=1)
+
+
+class PowerCut(BaseException):
+    """The process that ran this is gone; it runs nothing more."""
+
+
+class MemoryStore(SqliteStore):
+    """The real statements on a database in memory: no disk, one connection for every node of a life."""
+
+    def __init__(self, life: Life) -> None:
+        self._path = Path("state.db")
+        self._alive = life.is_alive
+        self._lock = threading.RLock()
+        self._listed = {}
+        self._db = self._reader = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            self._db.execute(statement)
+
+    def change_token(self) -> int:
+        return self._db.total_changes
+
+
+class Node(Scheduled):
+    """One incarnation of a controller. Once dead it is never run again; the next one is another node."""
+
+    __slots__ = ("clock_offset", "drift", "life", "me", "number", "task", "writes")
+
+    def __init__(self, life: Life, number: int) -> None:
+        super().__init__()
+        self.life = life
+        self.number = number
+        self.clock_offset = life.dice.between("skew", -MOST_SKEW / 2, MOST_SKEW / 2)
+        self.drift = life.dice.between("drift", -1e-4, 1e-4)
+        self.me = ControllerId(pid=1000 + number, start=str(number), boot_id="boot", what="simulated controller")
+        self.task: Any = None
+        self.writes = 0
+
+    def clock(self) -> datetime:
+        true = self.life.loop.time()
+        return T0 + timedelta(seconds=true + self.clock_offset + self.drift * true)
+
+    def start(self) -> None:
+        from .host import MachinePort
+
+        ports = {Platform.LOCAL: MachinePort(self.life, self)}
+        controller = Controller(
+            StorePort(self.life, self), ports, self.me, {}, self.clock, glance=GLANCE, trouble=self.life.note_trouble
+        )
+        context = contextvars.copy_context()
+        context.run(NODE.set, self)
+        self.task = context.run(self.life.loop.create_task, controller.run(linger=timedelta(seconds=2)))
+        self.life.say("controller", self.number, "starts")
+
+    def die(self) -> None:
+        if not self.dead:
+            self.dead = True
+            self.life.say("controller", self.number, "dies")
+
+    def at(self, point: str) -> None:
+        """A crash point: the process may end here. Everything that a node does to the world passes three of them."""
+        if self.dead:
+            raise PowerCut
+        self.life.points += 1
+        if self.life.points == self.life.crash_at or self.life.weather.strikes("crash"):
+            self.life.count(f"crash {point}")
+            self.die()
+            raise PowerCut
+
+
+class StorePort:
+    """What one node sees of the store."""
+
+    def __init__(self, life: Life, node: Node) -> None:
+        self._life = life
+        self._node = node
+
+    def apply(self, writes: Sequence[Write]) -> list[Receipt]:
+        self._node.at("before a write")
+        if self._life.weather.strikes("disk full"):
+            self._life.count("disk full")
+            raise StoreUnavailable("no space left on the device")
+        receipts = self._life.store.apply(writes)
+        self._node.writes += 1
+        self._life.wrote()
+        self._node.at("after a write")
+        return receipts
+
+    def jobs(self) -> list[Versioned]:
+        if self._node.dead:
+            raise PowerCut
+        if self._life.weather.strikes("store unreadable"):
+            self._life.count("store unreadable")
+            raise StoreUnavailable("locked for too long")
+        return self._life.store.jobs()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._node.dead:
+            raise PowerCut
+        return getattr(self._life.store, name)

@@ -1,0 +1,133 @@
+"""The promises as questions to the world. What the product says of itself is compared with that, never believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runctl.planner.record import EndReason, OutcomeType, Record
+from runctl.store.interface import NotFound
+
+if TYPE_CHECKING:
+    from .host import Run
+    from .life import Life
+
+
+class Violation(AssertionError):
+    """A promise that was broken, with what replays it."""
+
+    def __init__(self, life: Life, what: str) -> None:
+        last = "\n".join(f"  {at:9.3f} {words}" for at, words in life.log[-50:])
+        command = f"python -m tests.simulation --seed {life.seed}"
+        if life.crash_at:
+            command += f" --crash-at {life.crash_at}"
+        phase = "calm" if life.weather.calm else "storm"
+        super().__init__(f"{what}\nseed {life.seed}, {phase}, at {life.loop.time():.3f}\n{last}\nagain: {command}")
+        self.what = what
+
+
+def check(life: Life) -> None:
+    """What holds after every event."""
+    _one_training_on_the_machine(life)
+    for run in life.host.runs.values():
+        if run.over is None:
+            _within_the_cap(life, run)
+
+
+def final(life: Life) -> None:
+    """What holds when everything is over."""
+    for run in life.host.runs.values():
+        if run.alive:
+            raise Violation(life, f"attempt {run.key} is alive, and nobody cares for it")
+        _within_the_cap(life, run)
+    for uid in life.uids:
+        try:
+            record = life.store.get(uid).record
+        except NotFound:
+            if uid not in life.deleted and uid in {key[0] for key in life.host.runs}:
+                raise Violation(life, f"{uid} is gone, though nobody deleted it") from None
+            continue
+        _truth_of_the_end(life, record)
+        _nothing_acknowledged_is_lost(life, record)
+        _attempts_are_those_of_the_world(life, record)
+
+
+def _one_training_on_the_machine(life: Life) -> None:
+    alive = [run.key for run in life.host.runs.values() if run.training is not None and run.training.alive]
+    if len(alive) > 1:
+        raise Violation(life, f"two trainings on one machine: {alive}")
+
+
+def bill(life: Life, uid: str) -> dict[int, float]:
+    """Seconds that each attempt really had the machine: from its claim to when nothing of it was left."""
+    now = life.loop.time()
+    return {
+        run.key[1]: (now if run.over is None else run.over) - run.began
+        for run in life.host.runs.values()
+        if run.key[0] == uid and not (run.exit is not None and run.exit["started"] is None)
+    }
+
+
+def _within_the_cap(life: Life, run: Run) -> None:
+    uid = run.key[0]
+    try:
+        record = life.store.get(uid).record
+    except NotFound:
+        return
+    caps = [each.job.cost.cap.micros for each in record.generations if each.job.cost.cap is not None]
+    rates = [each.job.instance.hourly_rate for each in record.generations]
+    if len(caps) < len(record.generations) or any(rate is None for rate in rates):
+        return  # some spec had no cap
+    seconds = sum(bill(life, uid).values())
+    spent = seconds * max(rate.micros for rate in rates if rate is not None) / 3600
+    if spent > max(caps):
+        raise Violation(life, f"{uid} has cost {spent:.0f} micro-dollars, its cap is {max(caps)}")
+
+
+def _truth_of_the_end(life: Life, record: Record) -> None:
+    outcome, attempt = record.outcome, record.attempt
+    if outcome is None or attempt is None:
+        return
+    run = life.host.runs.get((record.uid, attempt.number))
+    told = (outcome.exit_code, outcome.signal)
+    if run is None or run.exit is None:
+        if told != (None, None) or outcome.type is OutcomeType.SUCCEEDED:
+            raise Violation(life, f"{record.uid} is said to have ended with {told}, and nobody knows that")
+        return
+    if told != (run.exit["code"], run.exit["signal"]):
+        raise Violation(life, f"{record.uid} is said to have ended with {told}, in truth with {run.exit}")
+    training = run.training
+    if outcome.type is OutcomeType.SUCCEEDED and (training is None or training.code != 0 or run.seen.drain is not None):
+        raise Violation(life, f"{record.uid} succeeded, it is said, and it didn't: {run.exit}")
+    if outcome.type is OutcomeType.SUCCEEDED and training is not None and training.step < training.kind.steps:
+        raise Violation(life, f"{record.uid} succeeded after {training.step} of {training.kind.steps} steps")
+
+
+def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
+    ref = record.checkpoint
+    if ref is not None and (record.uid, ref.attempt, ref.seq) not in life.durable:
+        raise Violation(life, f"the record of {record.uid} names {ref.path}, which never was durable")
+    newest: int | None = None
+    for attempt in record.attempts:
+        run = life.host.runs.get((record.uid, attempt.number))
+        if run is None or run.training is None:
+            continue
+        resumes = attempt.resume is not None
+        if newest is not None and run.training.first < newest:
+            raise Violation(life, f"attempt {run.key} began at step {run.training.first}, step {newest} was durable")
+        assert resumes or run.training.first == 0
+        steps = [save.step for (uid, number, _), save in life.durable.items() if (uid, number) == run.key]
+        newest = max([*steps, *([] if newest is None else [newest])], default=newest)
+        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole]
+        lost = attempt.end is not None and attempt.end.reason is EndReason.LOST
+        if lost and whole and max(whole) > (newest if newest is not None else -1):
+            raise Violation(life, f"attempt {run.key} had saved step {max(whole)} whole, and {newest} was kept")
+
+
+def _attempts_are_those_of_the_world(life: Life, record: Record) -> None:
+    known = {attempt.number for attempt in record.attempts}
+    real = {number for uid, number in life.host.runs if uid == record.uid}
+    if not real <= known:
+        raise Violation(life, f"attempts {sorted(real - known)} of {record.uid} are in nobody's books")
+    for attempt in record.attempts:
+        if attempt.end is None:
+            raise Violation(life, f"attempt {attempt.number} of {record.uid} is over, and nobody has noted that")
