@@ -16,7 +16,7 @@ from runctl.agent import policy
 from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
 from runctl.reconciler.controller import rests
-from runctl.store.interface import Ask, ControllerId, Create, StoreError, Versioned
+from runctl.store.interface import Ask, ControllerId, Create, NotFound, StoreError
 
 from .dice import Dice, Weather
 from .host import Host, Run, ref_of
@@ -90,6 +90,9 @@ class Life:
         self.deleted: set[str] = set()
         self.asked: Counter[str] = Counter()
         self.last_write = 0.0
+        self._token = -1
+        self._records: dict[str, Record | None] = {}
+        self._all_rest: bool | None = None
 
     # What the parts of the world tell
 
@@ -177,7 +180,6 @@ class Life:
         for node in self.nodes:
             if node.suspended:
                 self.loop.resume(node)
-        self._keep_one_alive(1.0)
         self._end_what_hangs()
         began = self.loop.time()
         while self.loop.time() < began + CALM_SECONDS and not self._rested():
@@ -260,7 +262,7 @@ class Life:
         for each in self.nodes:
             if not each.dead and each.task.done() and not each.task.cancelled() and each.task.exception():
                 raise Violation(self, f"controller {each.number} failed: {each.task.exception()!r}")
-        self.later(1.0 if self.weather.calm else every, lambda: self._keep_one_alive(every))
+        self.later(5.0 if self.weather.calm else every, lambda: self._keep_one_alive(every))
 
     # The user
 
@@ -280,9 +282,8 @@ class Life:
 
     def _ask(self) -> None:
         uid = self.dice.pick("asks whom", self.uids)
-        try:
-            record = self.store.get(uid).record
-        except StoreError:
+        record = self.record(uid)
+        if record is None:
             return
         now = T0 + timedelta(seconds=self.loop.time())
         what = self.dice.pick("asks what", ("stop", "apply", "apply", "cancel", "delete", "edit"))
@@ -306,11 +307,27 @@ class Life:
 
     # Standing
 
-    def jobs(self) -> list[Versioned]:
-        return self.store.jobs()
+    def record(self, uid: str) -> Record | None:
+        """What the store holds of a job by now; None: nothing."""
+        self._refresh()
+        if uid not in self._records:
+            try:
+                self._records[uid] = self.store.get(uid).record
+            except NotFound:
+                self._records[uid] = None
+        return self._records[uid]
 
     def _rested(self) -> bool:
-        return not self.store.pending() and all(rests(each.record) for each in self.jobs())
+        self._refresh()
+        if self._all_rest is None:
+            self._all_rest = not self.store.pending() and all(rests(each.record) for each in self.store.jobs())
+        return self._all_rest
+
+    def _refresh(self) -> None:
+        """The books are read again when they have been written to."""
+        token = self.store.change_token()
+        if token != self._token:
+            self._token, self._records, self._all_rest = token, {}, None
 
     @property
     def digest(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runctl.planner.record import EndReason, OutcomeType, Record
-from runctl.store.interface import NotFound
 
 if TYPE_CHECKING:
     from .host import Run
@@ -40,11 +39,10 @@ def final(life: Life) -> None:
             raise Violation(life, f"attempt {run.key} is alive, and nobody cares for it")
         _within_the_cap(life, run)
     for uid in life.uids:
-        try:
-            record = life.store.get(uid).record
-        except NotFound:
+        record = life.record(uid)
+        if record is None:
             if uid not in life.deleted and uid in {key[0] for key in life.host.runs}:
-                raise Violation(life, f"{uid} is gone, though nobody deleted it") from None
+                raise Violation(life, f"{uid} is gone, though nobody deleted it")
             continue
         _truth_of_the_end(life, record)
         _nothing_acknowledged_is_lost(life, record)
@@ -69,9 +67,8 @@ def bill(life: Life, uid: str) -> dict[int, float]:
 
 def _within_the_cap(life: Life, run: Run) -> None:
     uid = run.key[0]
-    try:
-        record = life.store.get(uid).record
-    except NotFound:
+    record = life.record(uid)
+    if record is None:
         return
     caps = [each.job.cost.cap.micros for each in record.generations if each.job.cost.cap is not None]
     rates = [each.job.instance.hourly_rate for each in record.generations]
