@@ -18,7 +18,9 @@ TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
 WORKERS = "6"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
-AGENTLESS_TESTS = [f"tests/{name}" for name in ("store", "reconciler", "checkpoints", "workspace", "examples")]
+AGENTLESS_TESTS = [
+    f"tests/{name}" for name in ("store", "reconciler", "checkpoints", "workspace", "examples", "simulation")
+]
 # Many machines at once, which leave little of the processor to others: beside nothing that is timed.
 KILLS = "tests/acceptance/test_kills.py"
 

@@ -29,6 +29,8 @@ from .training import Save, Training
 if TYPE_CHECKING:
     from .life import Life
 
+# A launcher that hangs has its effect within this, or never.
+LATEST_LAUNCH = 14.0
 # As the real one, it sleeps whole milliseconds.
 LEAST_TURN = 0.001
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -381,6 +383,11 @@ class MachinePort:
             raise LaunchRefused("no space left on the device")
         if self._life.weather.strikes("launch lost"):
             self._life.count("launch lost")
+            raise LaunchUnknown("the launcher hangs")
+        if self._life.weather.strikes("launch late"):
+            self._life.count("launch late")
+            late = self._life.dice.between("launch late by", 1.0, LATEST_LAUNCH)
+            self._life.later(late, lambda: self._life.host.launch(record, launch, epoch))
             raise LaunchUnknown("the launcher hangs")
         self._life.host.launch(record, launch, epoch)
         self._node.at("after a launch")

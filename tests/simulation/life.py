@@ -20,7 +20,7 @@ from runctl.store.interface import Ask, ControllerId, Create, NotFound, StoreErr
 
 from .dice import Dice, Weather
 from .host import Host, Run, ref_of
-from .loop import Loop, ordered
+from .loop import NODE, Loop, ordered
 from .node import Node
 from .oracles import Violation, check, final
 from .training import Kind, Save
@@ -38,13 +38,16 @@ FAULTS = {
     "crash": 0.05,
     "disk full": 0.05,
     "store unreadable": 0.02,
+    "slow disk": 0.5,
     "launch refused": 0.2,
     "launch lost": 0.2,
+    "launch late": 0.2,
     "launch answer lost": 0.2,
     "orders refused": 0.2,
     "agent killed": 0.6,
     "both killed": 0.4,
     "controller suspended": 0.5,
+    "suspended in a write": 0.05,
     "second controller": 0.5,
     "user": 0.9,
 }
@@ -139,6 +142,12 @@ class Life:
 
     def copy_seconds(self) -> float:
         return self.dice.between("copying", 0.05, 3.0)
+
+    def io_seconds(self) -> float:
+        if not self.weather.strikes("slow disk"):
+            return 0.0
+        self.count("slow disk")
+        return self.dice.between("slow for", 0.01, 5.0)
 
     def saved(self, key: tuple[str, int], step: int, whole: bool) -> None:
         self.saves.setdefault(key, []).append(Save(step, whole, at=self.loop.time()))
@@ -245,11 +254,11 @@ class Life:
             self.later(self.dice.between("second when", 1.0, 120.0), lambda: self._start_node() and None)
         if self.weather.strikes("controller suspended"):
             at = self.dice.between("suspended when", 1.0, 100.0)
-            self.later(at, self._suspend)
+            self.later(at, lambda: self.suspend(self.nodes[-1]))
 
-    def _suspend(self) -> None:
-        node = self.nodes[-1]
-        if not node.dead and not node.task.done():
+    def suspend(self, node: Node) -> None:
+        """It runs nothing for a while, counts as dead to others meanwhile, and then goes on as if nothing had been."""
+        if not node.dead and not node.suspended and not node.task.done():
             self.count("controller suspended")
             self.say("controller", node.number, "is suspended")
             node.suspended = True
@@ -338,10 +347,14 @@ class Life:
 
 
 async def _inline(work: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
-    """In place of a worker thread: at once, but not without letting others run before and after."""
-    await anyio.sleep(0)
+    """In place of a worker thread: others run before and after it, for a while where the disk is slow."""
+    node = NODE.get()
+    assert isinstance(node, Node)
+    if node.life.weather.strikes("suspended in a write"):
+        node.life.suspend(node)
+    await anyio.sleep(node.life.io_seconds())
     result = work(*arguments)
-    await anyio.sleep(0)
+    await anyio.sleep(node.life.io_seconds())
     return result
 
 
