@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 KILL_SECONDS = 60.0
 
 
+# A start that was sent in time and comes later than this is no longer waited for: it must not happen any more.
+LATE_SECONDS = 10.0
+
+
 class Refused(Exception):
     """The attempt may not start here; `holder` is who does, if it is that."""
 
@@ -59,6 +63,9 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
         return 1
     except OSError as error:
         record.write(_ending(run_dir, None, started, "start_failed", f"the run directory can't be written: {error}"))
+        return 1
+    if spec.launch_before is not None and started.wall > spec.launch_before + LATE_SECONDS:
+        record.write(_ending(run_dir, spec, started, "not_started", "the start took too long, and is given up"))
         return 1
     try:
         _pass_fence(spec)
@@ -229,7 +236,8 @@ def _ending(run_dir: str, spec: Optional[Spec], started: clocks.Now, reason: str
         "signal": None,
         "detail": detail,
         "training_started": state.get("training") is not None,
-        "started_at": None if reason == "refused" else started.wall,  # who never had the machine is billed nothing
+        # Who never had the machine is billed nothing.
+        "started_at": None if reason in ("refused", "not_started") else started.wall,
         "ended_at": time.time(),
         "active": now.active - started.active,
         "oom": False,

@@ -34,6 +34,7 @@ class Spec:
         self.uid: str = _component(value, "uid")
         self.attempt: int = _get(value, "attempt", int)
         self.epoch: int = _get(value, "epoch", int, 0)
+        self.launch_before: Optional[float] = _seconds(value, "launch_before")
         self.home_fence: Optional[str] = value.get("home_fence")
         self.busy: str = _one_of(value, "busy", ("refuse", "share"), "refuse")
         self.cwd: str = _get(value, "cwd", str)

@@ -14,10 +14,14 @@ class _Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(_Action, frozen=True, kw_only=True):
-    """Prepare the run directory and start the agent of `attempt`; starting it twice is the same as once."""
+    """Prepare the run directory and start the agent of `attempt`; starting it twice is the same as once.
+
+    `again`: it may have been sent before, with what effect nobody knows.
+    """
 
     attempt: Attempt
     generation: Generation
+    again: bool = False
 
 
 class SendOrders(_Action, frozen=True, kw_only=True):

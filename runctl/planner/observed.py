@@ -124,7 +124,7 @@ class GroupSeen(_Value, frozen=True, kw_only=True):
 
 
 class LaunchFailed(_Value, frozen=True, kw_only=True):
-    """The launch was tried in the last pass and definitely had no effect."""
+    """The launch was sent for the first time in the last pass, and definitely had no effect."""
 
     attempt: int
     message: str

@@ -43,7 +43,6 @@ def take_in(step: Pass) -> Pass:
                 return _close(step, live, _lost("its run directory is gone"), step.now)
             failed = step.observed.launch_failed
             if failed is not None and failed.attempt == live.number:
-                # A refusal speaks for its own sending alone: it counts when no earlier one has left a trace.
                 return _close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
             if seen.as_of > live.launch_before + LATE_EFFECT:
                 return _close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)

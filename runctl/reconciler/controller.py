@@ -315,10 +315,13 @@ class Controller:
                 secrets = {s.name: self._environ[s.name] for s in record.job.secrets if s.name in self._environ}
                 try:
                     await provider.launch(record, action, held.epoch, secrets)
-                except LaunchRefused as error:
-                    held.failed = LaunchFailed(attempt=attempt.number, message=str(error))
                 except ProviderError as error:
+                    if isinstance(error, LaunchRefused) and not action.again:
+                        held.failed = LaunchFailed(attempt=attempt.number, message=str(error))
+                        return
+                    # A refusal speaks for its own sending alone: an earlier one may still have its effect.
                     self._trouble(str(error))
+                    self._queue.add_at(record.uid, self._clock() + STORE_RETRY)
             case SendOrders(attempt=number, orders=orders):
                 try:
                     await provider.order(record, number, orders, held.epoch)

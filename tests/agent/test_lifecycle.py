@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -293,3 +294,12 @@ def test_what_a_hook_leaves_running(host: Host) -> None:
     finally:
         os.kill(guardian, signal.SIGCONT)
     run.gone()
+
+
+def test_a_start_that_comes_too_late(host: Host) -> None:
+    """A launch that took its effect long after it was sent trains nothing: nobody waits for it any more."""
+    run = host.script("open('ran', 'w')", launch_before=time.time() - 11)
+    ended = run.exit()
+    assert (ended["reason"], ended["training_started"], ended["started_at"]) == ("not_started", False, None)
+    assert not (run.path / "work" / "ran").exists()
+    assert host.script("pass", launch_before=time.time() - 5).exit()["exit_code"] == 0

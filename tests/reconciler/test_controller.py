@@ -526,3 +526,15 @@ async def test_a_held_job_is_left_alive_by_an_end_that_is_no_death(world: World)
         del scope
     assert world.machine.agent(uid).state == "training"
     assert world.record(uid).desired is Desired.RUN
+
+
+async def test_a_refusal_speaks_for_its_own_sending_alone(world: World) -> None:
+    """A launch whose effect nobody knows is sent again and refused: that doesn't end the attempt, since the first may
+    still have its effect."""
+    (uid,) = create(world, job())
+    world.machine.trouble = [("before", LaunchUnknown("hangs")), ("before", LaunchRefused("no space"))]
+    async with world.controller():
+        await until(lambda: not world.machine.trouble or world.clock.move(seconds=0.1))
+        assert world.record(uid).live is not None
+        await until(lambda: training(world, uid) or world.clock.move(seconds=0.1))
+    assert list(world.machine.agents) == [(uid, 1)]

@@ -52,7 +52,9 @@ class Weather:
         self._dice = dice
         self.calm = False
         self._strength = {
-            kind: most * dice.between("weather", 0.1, 1.0) if dice.between("weather", 0, 1) < 0.5 else 0.0
+            kind: most * dice.between(f"strength of {kind}", 0.1, 1.0)
+            if dice.between(f"is there {kind}", 0, 1) < 0.5
+            else 0.0
             for kind, most in kinds.items()
         }
 

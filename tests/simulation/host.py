@@ -13,6 +13,7 @@ import msgspec
 
 from runctl.agent import policy
 from runctl.agent.clocks import Now
+from runctl.agent.guardian import LATE_SECONDS
 from runctl.agent.orders import Limits as AgentLimits
 from runctl.agent.orders import Orders as AgentOrders
 from runctl.agent.orders import parse_orders
@@ -29,8 +30,8 @@ from .training import Save, Training
 if TYPE_CHECKING:
     from .life import Life
 
-# A launcher that hangs has its effect within this, or never.
-LATEST_LAUNCH = 14.0
+# A launcher that hangs may have its effect as late as this; what comes then is up to the guardian.
+LATEST_LAUNCH = 150.0
 # As the real one, it sleeps whole milliseconds.
 LEAST_TURN = 0.001
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -336,8 +337,13 @@ class Host:
         key = (record.uid, launch.attempt.number)
         if key in self.runs:
             return
+        if EPOCH + self.life.loop.time() > launch.attempt.launch_before.timestamp() + LATE_SECONDS:
+            self.life.count("launch too late")
+            return
         newest = max((number for uid, number in self.runs if uid == record.uid), default=0)
-        assert launch.attempt.number > newest, "the fence refuses older attempts"
+        if launch.attempt.number < newest:
+            self.life.count("fenced")
+            return
         run = self.runs[key] = Run(self, record, launch, epoch)
         self.life.say("attempt", *key, "is claimed")
         run.begin()

@@ -26,8 +26,8 @@ from .oracles import Violation, check, final
 from .training import Kind, Save
 
 STORM_SECONDS = 240.0
-# The model of the agent is told of all that happens, so it needs no turn each second.
-LONGEST_TURN = 20.0
+# The model of the agent is told of all that happens, so it needs no turn each second, but for its heartbeat.
+LONGEST_TURN = 14.0
 # After the storm every job comes to its end within this: the longest training from its first step, for each attempt
 # that its retries allow then (one), with the longest pause before it, and what finding out takes.
 LONGEST_TRAINING = 400.0
@@ -39,9 +39,9 @@ FAULTS = {
     "disk full": 0.05,
     "store unreadable": 0.02,
     "slow disk": 0.5,
-    "launch refused": 0.2,
+    "launch refused": 0.5,
     "launch lost": 0.2,
-    "launch late": 0.2,
+    "launch late": 0.5,
     "launch answer lost": 0.2,
     "orders refused": 0.2,
     "agent killed": 0.6,

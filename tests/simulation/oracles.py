@@ -82,8 +82,8 @@ def _within_the_cap(life: Life, run: Run) -> None:
 
 def _truth_of_the_end(life: Life, record: Record) -> None:
     outcome, attempt = record.outcome, record.attempt
-    if outcome is None or attempt is None:
-        return
+    if outcome is None or attempt is None or outcome.reason == "DoesNotFit":
+        return  # the last attempt's end isn't what the outcome is of
     run = life.host.runs.get((record.uid, attempt.number))
     told = (outcome.exit_code, outcome.signal)
     if run is None or run.exit is None:

@@ -97,3 +97,16 @@ def test_a_silenced_fault_never_strikes() -> None:
     with Simulation() as simulation:
         quiet = simulation.life(89, silenced=frozenset(FAULTS))
     assert not any(each.startswith("crash") or "killed" in each for each in quiet.counts)
+
+
+# Lives that broke a promise once, and what was wrong with the product.
+REGRESSIONS = {
+    2495: "a launch whose effect came late was taken for refused, since a second sending of it was: nobody cared for it",
+    2970: "the same, and the next attempt began at zero beside what it had made durable",
+}
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_what_broke_once(seed: int) -> None:
+    with Simulation() as simulation:
+        simulation.life(seed)

@@ -69,6 +69,7 @@ def build(
         "uid": record.uid,
         "attempt": attempt.number,
         "epoch": epoch,
+        "launch_before": attempt.launch_before.timestamp(),
         "home_fence": str(home.job_dir(record.uid) / "fence"),
         "busy": "share" if job.instance.busy is Busy.SHARE else "refuse",
         "cwd": str(cwd),
