@@ -101,7 +101,7 @@ def test_a_silenced_fault_never_strikes() -> None:
 
 # Lives that broke a promise once, and what was wrong with the product.
 REGRESSIONS = {
-    2495: "a launch whose effect came late was taken for refused, since a second sending of it was: nobody cared for it",
+    2495: "a launch with a late effect was taken for refused, as its second sending was: nobody cared for it",
     2970: "the same, and the next attempt began at zero beside what it had made durable",
 }
 
