@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,8 +182,12 @@ class Journal:
         self._unwritten: List[bytes] = []
 
     def resume(self) -> List[Json]:
-        """Go on where another process, which is dead, was stopped: its lines, without one that it couldn't finish."""
+        """Go on where another process, which is dead, was stopped: its lines, without one that it couldn't finish. What
+        isn't a file is moved out of the way.
+        """
         try:
+            if not stat.S_ISREG(os.lstat(self._path).st_mode):
+                os.rename(self._path, f"{self._path}.{os.getpid()}.bad")
             with open(os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b") as file:
                 whole, _, torn = file.read().rpartition(b"\n")
                 if torn:
@@ -214,7 +219,7 @@ class Journal:
             return
         descriptor: Optional[int] = None
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._path, flags, 0o600)
             size = os.fstat(descriptor).st_size
             try:

@@ -8,7 +8,7 @@ import stat
 from runctl.agent import saver
 from runctl.agent.child import Helper, fork_helper
 from runctl.agent.files import Journal, replace_json
-from runctl.agent.watch import STABLE_SECONDS, Candidate, Watch
+from runctl.agent.watch import Candidate, Watch
 from runctl.checkpoints import names
 
 TYPE_CHECKING = False
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 # When the training has ended, or is asked to save: what it saves must be noticed soon.
 BRISK_LOOK_SECONDS = 0.2
+# A copy of fewer bytes takes its time for other reasons than its size: it doesn't tell how long a large one takes.
+LEAST_TELLING = 16 * 1024 * 1024
 RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 60.0
 
@@ -83,6 +85,7 @@ class Keeper:
             "invalid": self._invalid,
             "newest": self._newest,
             "newest_durable": self._newest_durable,
+            "settling": self._watch.settling,
         }
 
     # Before the start
@@ -128,8 +131,10 @@ class Keeper:
         if not os.access(path, os.W_OK | os.X_OK):
             raise RestoreFailed(f"the checkpoint directory `{path}` can't be written to")
 
-    def resume(self, began: float) -> None:
-        """Go on where another agent, which is dead, was stopped. The training `began` at that wall-clock instant."""
+    def resume(self, began: float, settling: object) -> None:
+        """Go on where another agent, which is dead, was stopped. The training `began` at that wall-clock instant;
+        `settling` is what the agent had learned of its directories.
+        """
         from runctl.checkpoints import durable
 
         spec = self._spec
@@ -148,6 +153,8 @@ class Keeper:
                 settled[str(line.get("name"))] = at
         newest = None if self._newest_durable is None else str(self._newest_durable.get("name"))
         self._watch.resume(max(numbers), settled, newest, began)
+        if isinstance(settling, (int, float)):
+            self._watch.settling = max(self._watch.settling, float(settling))
         self._restored = ""
 
     # While it runs, and after
@@ -239,7 +246,7 @@ class Keeper:
             self._verdict = {}
             cut_off = (
                 self.cut_off_at is not None
-                and candidate.mtime > self.cut_off_at - STABLE_SECONDS
+                and candidate.mtime > self.cut_off_at - candidate.stable
                 and not candidate.renamed
             )
             self.helper = fork_helper(saver.settle(self._spec, candidate, facts, keep, cut_off), "settle")
@@ -299,7 +306,8 @@ class Keeper:
         self._watch.done(candidate)
         self._durable += 1
         self.last_copy = now.active - self._began
-        self._rate = stored["bytes"] / max(0.001, self.last_copy)
+        if stored["bytes"] >= LEAST_TELLING:
+            self._rate = max(self._rate, stored["bytes"] / max(0.001, self.last_copy))
         self.durable_at = max(self.durable_at or 0.0, candidate.noticed_at)
         entry = self._record(
             candidate,

@@ -89,6 +89,28 @@ def look_for(known: object) -> Optional[Process]:
     return found if known.get("boot_id") == boot_id() else None
 
 
+def programs(run_dir: str) -> Dict[str, Process]:
+    """This user's processes of the agent's code for one run directory, by the option that names their program."""
+    found = {}
+    for process in table().values():
+        if process.state == "Z" or not is_mine(process.pid):
+            continue
+        argv = _argv_of(process.pid)
+        if run_dir in argv and argv.index(run_dir) > 0:
+            found[argv[argv.index(run_dir) - 1]] = process
+    return found
+
+
+def _argv_of(pid: int) -> List[str]:
+    if not LINUX:
+        return capture(["ps", "-o", "command=", "-p", str(pid)]).split()
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(part) for part in file.read().split(b"\0")]
+    except OSError:
+        return []
+
+
 def look(pid: int) -> Optional[Process]:
     if LINUX:
         return _read_stat(pid)

@@ -16,7 +16,7 @@ from runctl.agent.spec import BadSpec, read_spec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict
+    from typing import Any, Callable, Dict, Optional
 
     from runctl.agent.spec import Spec
 
@@ -43,13 +43,13 @@ def salvage(spec: Spec, died_at: float, keep: int, seconds: float) -> None:
     `died_at` is a wall-clock instant from which on the training may have been killed: what was written just before,
     and can't prove itself that it is whole, isn't trusted.
     """
-    began = _object(_state(spec.run_dir).get("training")).get("started_at")
-    if not isinstance(began, (int, float)):
+    began = _began(spec.run_dir)
+    if began is None:
         return  # it had not come to saving
     events = Journal(os.path.join(spec.run_dir, "events.jsonl"), "seq")
     events.resume()
     keeper = Keeper(spec, lambda word, detail: _note(events, word, detail))
-    keeper.resume(float(began))
+    keeper.resume(began, _object(_state(spec.run_dir).get("checkpoints")).get("settling"))
     keeper.cut_off_at = died_at
     finish(keeper, keep, seconds)
     events.flush()
@@ -73,7 +73,8 @@ def finish(keeper: Keeper, keep: int, seconds: float) -> None:
 def salvage_unwatched(run_dir: str) -> int:
     """The same for an attempt whose guardian is dead, too, by a process of its own. Returns its exit status."""
     try:
-        run_lock = os.open(os.path.join(run_dir, "run.lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        run_lock = os.open(os.path.join(run_dir, "run.lock"), flags, 0o600)
         fcntl.flock(run_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         spec = read_spec(run_dir)
     except (OSError, BadSpec):
@@ -90,6 +91,15 @@ def salvage_unwatched(run_dir: str) -> int:
     salvage(spec, died_at, orders.current.limits.keep, salvage_seconds(spec.checkpoint.grace, left))
     create_json(os.path.join(run_dir, SALVAGED), {"at": clocks.now().wall})
     return 0
+
+
+def _began(run_dir: str) -> Optional[float]:
+    """When the training began, by the wall clock, or earlier where its state is lost; None: it didn't."""
+    state = _state(run_dir)
+    if not state:
+        return os.stat(os.path.join(run_dir, "spec.json")).st_mtime
+    began = _object(state.get("training")).get("started_at")
+    return float(began) if isinstance(began, (int, float)) else None
 
 
 def _state(run_dir: str) -> Json:

@@ -25,7 +25,9 @@ HOT = 64
 HOT_DONE = 4
 # A candidate that hasn't changed for this long is stable.
 STABLE_SECONDS = 1.0
-# A directory, whatever the pauses between its files were before.
+# A directory gets its files one after the other, and doesn't say which is the last: the same for a directory, at first
+# and at most.
+SETTLING_SECONDS = 10.0
 LONGEST_SETTLING = 300.0
 # Between two readings of the directory so many times the CPU time of the last one: a bound on the share of a core.
 DUTY = 100
@@ -102,7 +104,7 @@ class Watch:
         self._known: Set[int] = set()
         self._done: Dict[str, Key] = {}
         self._done_changed_at: Dict[str, float] = {}
-        self._settling = STABLE_SECONDS  # of directories: learned from how the script writes them
+        self.settling = SETTLING_SECONDS  # of directories: longer once the script has shown that it takes longer
         self._directory_mtime: Optional[int] = None
         self._next_read = 0.0
         self._recognised = False
@@ -247,7 +249,7 @@ class Watch:
         renamed = found.st_ctime_ns > changed
         candidate = Candidate(name, kind, key, changed / 1e9, key[2], renamed, self.seen)
         candidate.at, candidate.noticed_at, candidate.changed_at = wall, now, now
-        candidate.stable = self._settling if kind == "directory" else STABLE_SECONDS
+        candidate.stable = self.settling if kind == "directory" else STABLE_SECONDS
         self.pending[name] = candidate
         if kind not in ("opaque", "json", "pickle"):
             self._recognised = True
@@ -320,8 +322,8 @@ class Watch:
         long that was ago: this script takes its time between two files.
         """
         if after[1] > before[1]:
-            self._settling = min(LONGEST_SETTLING, max(self._settling, 2 * gap))
-        return self._settling
+            self.settling = min(LONGEST_SETTLING, max(self.settling, 2 * gap))
+        return self.settling
 
     def _stat(self, name: str) -> Optional[os.stat_result]:
         try:

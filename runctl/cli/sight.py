@@ -11,6 +11,7 @@ from runctl.planner.money import cost_of, rate_of, spent
 from runctl.planner.observed import Dead, Ended, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
+from runctl.planner.seeing import HEARTBEAT
 from runctl.providers.local import seeing
 from runctl.providers.local.spec import run_id
 from runctl.providers.local.vitals import Progress, Vitals, vitals
@@ -113,6 +114,8 @@ def look(home: Home, store: Store, versioned: Versioned, now: datetime) -> Sight
 def _as_ended(home: Home, record: Record, live: Attempt, now: datetime) -> Record:
     """The record as the next controller will write it, if the attempt has ended and no controller has seen that yet."""
     seen, _ = seeing.look(home.run_dir(record.uid, live.number), run_id(record, live), now)
+    if isinstance(seen, Dead) and seen.last_seen is not None and now <= seen.last_seen + HEARTBEAT:
+        return record  # until when it is billed isn't sure yet
     if not isinstance(seen, Ended | Dead):
         return record
     return plan(record, Observed(attempt=seen), now).record or record

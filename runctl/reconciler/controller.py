@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
+from traceback import format_exception
 from typing import assert_never
 
 import anyio
@@ -48,6 +49,8 @@ HEARTBEAT = timedelta(seconds=15)
 LEASE_RETRY = timedelta(seconds=1)
 
 STORE_RETRY = timedelta(seconds=1)
+DEFECT_RETRY = timedelta(seconds=10)
+DEFECT = "a defect of runctl"
 
 
 class Held(msgspec.Struct):
@@ -200,6 +203,10 @@ class Controller:
                 self._queue.add(uid)
             except NotFound:
                 self._drop(uid)
+            except Exception as error:
+                # A defect that one job brings out must not keep the others from their controller.
+                self._trouble(f"{DEFECT} while caring for job {uid}: {''.join(format_exception(error))}")
+                self._queue.add_at(uid, self._clock() + DEFECT_RETRY)
             finally:
                 self._queue.finish(uid)
 

@@ -201,3 +201,27 @@ def test_a_claim_that_is_lost_hides_nothing(machine: Machine, how: str) -> None:
     assert machine.status()["outcome"] == "Cancelled"
     assert machine.told("drained")
     assert not machine.trainings()
+
+
+@pytest.mark.parametrize("name", ["claim.json", "state.json", "checkpoints.jsonl", "exit.json", "orders.json"])
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_what_lies_in_place_of_one_job_s_files_harms_no_other(machine: Machine, name: str, kind: str) -> None:
+    """A directory or a fifo where a file of one attempt should be: it is told and ended as if the file were gone, and
+    the other job's controller goes on."""
+    share = {"busy": "share"}
+    machine.run("apply", str(machine.training(1000, 0.1, name="odd", instance=share)), "--no-wait")
+    machine.until(lambda: machine.told("saved"), "a save")
+    pids = machine.agent_pids()
+    path = machine.run_dirs()[-1] / name
+    path.unlink(missing_ok=True)
+    path.mkdir() if kind == "directory" else os.mkfifo(path)
+    if name != "exit.json":
+        for who in ("agent", "guardian"):
+            os.kill(pids[who], signal.SIGKILL)
+    other = machine.run("apply", job(machine, "save('epoch-1.safetensors')", "other", instance=share), "--wait")
+    assert other.code == 0, other
+    for command in (["status"], ["status", "odd"], ["cost", "odd"], ["checkpoints", "odd"], ["events", "odd"]):
+        done = machine.run(*command)
+        assert done.code == 0, done
+    assert machine.run("delete", "odd", "--yes", "--force").code == 0
+    assert not machine.trainings()

@@ -94,12 +94,21 @@ if "RUNCTL_RESUME_FROM" not in os.environ:
     assert machine.status()["outcome"] == "Succeeded"
 
 
-@pytest.mark.parametrize("faults", [("STOP", "KILL"), ("KILL", "STOP"), ("STOP", "STOP")])
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ("STOP", "KILL"),
+        ("KILL", "STOP"),
+        ("STOP", "STOP"),
+        ("STOP", "STOP", "state.json"),
+        ("STOP", "STOP", "state.json", "claim.json"),
+    ],
+)
 def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(
-    machine: Machine, faults: tuple[str, str]
+    machine: Machine, faults: tuple[str, ...]
 ) -> None:
-    """Agent and guardian are held or killed: neither ends the attempt. The controller does, before the cap is reached;
-    and what is billed never shrinks."""
+    """Agent and guardian are held or killed, and what they wrote of themselves may be lost: neither ends the attempt.
+    The controller does, before the cap is reached; and what is billed never shrinks."""
     manifest = machine.training(
         1000,
         0.1,
@@ -110,8 +119,10 @@ def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(
     machine.start("apply", str(manifest), "--wait")
     machine.until(lambda: machine.told("saved"), "a checkpoint")
     pids = machine.agent_pids()
-    for who, fault in zip(("agent", "guardian"), faults, strict=True):
+    for who, fault in zip(("agent", "guardian"), faults[:2], strict=True):
         os.kill(pids[who], signal.Signals[f"SIG{fault}"])
+    for name in faults[2:]:
+        (machine.run_dirs()[-1] / name).unlink()
     spent = []
 
     def over() -> bool:

@@ -455,3 +455,53 @@ def test_a_directory_that_is_written_slowly(host: Host) -> None:
     assert len(later) == 2
     run.order(end="cancel")
     run.exit()
+
+
+def test_a_small_checkpoint_does_not_tell_how_long_a_large_one_takes(host: Host) -> None:
+    """The first checkpoint is tiny, the last one is not: it is copied, and not given up for what the tiny one took."""
+    run = host.script(
+        NPZ + "import signal\n"
+        "def end(number, frame):\n"
+        " open('checkpoints/.b', 'wb').write(bytes(8 << 20)); os.rename('checkpoints/.b', 'checkpoints/b.bin')\n"
+        " sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\nopen('checkpoints/a.bin', 'wb').write(b'small')\ntime.sleep(600)"
+    )
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    run.order(end="stop")
+    assert run.exit()["newest_durable"]["name"] == "b.bin"
+
+
+@pytest.mark.parametrize("lost", ["state.json", "run.lock"])
+def test_salvage_without_the_agent_s_own_files(host: Host, lost: str) -> None:
+    """What the training had saved is salvaged though the agent's state, or the lock of the run, is gone."""
+    run = host.script(SAVES_WHEN_TOLD, checkpoint={"grace": 10.0})
+    state = run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    (run.path / "work" / "go").touch()
+    until((run.path / "work" / "saved").exists)
+    for victim in ("guardian", "agent"):
+        os.kill(state[victim]["pid"], signal.SIGKILL)
+    until(lambda: len(run.processes()) == 0)
+    (run.path / lost).unlink()
+    assert host.launch(run, arguments=("--salvage",)) == 0
+    until((run.path / "salvaged.json").exists)
+    assert [manifest(path)["name"] for path in run.durable()] == ["epoch-1.npz", "epoch-2.npz"]
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_a_journal_that_is_no_file(host: Host, kind: str) -> None:
+    """What lies in the journal's place is moved away when the attempt is salvaged, which neither hangs nor forgets."""
+    run = host.script(SAVES_WHEN_TOLD)
+    state = run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    (run.path / "work" / "go").touch()
+    until((run.path / "work" / "saved").exists)
+    journal = run.path / "checkpoints.jsonl"
+    journal.unlink()
+    {"link": lambda: journal.symlink_to("nowhere"), "fifo": lambda: os.mkfifo(journal), "directory": journal.mkdir}[
+        kind
+    ]()
+    os.kill(state["agent"]["pid"], signal.SIGKILL)
+    assert run.exit()["reason"] == "lost"
+    noted = [line["name"] for line in run.lines("checkpoints.jsonl") if line["status"] == "durable"]
+    assert "epoch-2.npz" in noted

@@ -15,7 +15,7 @@ from planner.kit import T0, job, source
 from runctl.agent import policy
 from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
-from runctl.reconciler.controller import rests
+from runctl.reconciler.controller import DEFECT, rests
 from runctl.store.interface import Ask, ControllerId, Create, NotFound, StoreError
 
 from .dice import Dice, Weather
@@ -106,6 +106,8 @@ class Life:
         self.counts[what] += 1
 
     def note_trouble(self, message: str) -> None:
+        if message.startswith(DEFECT):
+            raise Violation(self, message)
         self.count("trouble told")
 
     def later(self, seconds: float, what: Callable[[], None]) -> Any:

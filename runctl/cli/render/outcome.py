@@ -103,7 +103,8 @@ def _after(record: Record, outcome: OutcomeType) -> str:
                 return f"raise `group.cap` in every member's manifest and apply them again: this one {how}"
             return f"raise `cost.cap` and apply again: it {how} with the same ledger"
         case OutcomeType.DURATION_REACHED:
-            return "raise `limits.duration` and apply again: it goes on from the checkpoint"
+            how = "goes on from the checkpoint" if record.checkpoint is not None else "begins anew"
+            return f"raise `limits.duration` and apply again: it {how}"
         case OutcomeType.CHECKPOINT_OVERDUE:
             return "see why it doesn't save, or raise `checkpoint.deadline`; apply goes on from the checkpoint"
         case OutcomeType.CANCELLED:

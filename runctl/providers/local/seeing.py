@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +17,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from runctl.agent.leftovers import SALVAGED, is_run_held
-from runctl.agent.processes import STOPPED, Process, look_for, orphans, table
+from runctl.agent.processes import STOPPED, Process, look_for, orphans, programs, table
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
@@ -56,16 +57,13 @@ class Watchers(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def impaired(self) -> bool:
         """One of the two is dead or stopped, so that the other has nobody to end the attempt for it."""
-        return self._known and not all(_is_able(each) for each in (self.guardian, self.agent))
+        able = _is_able(self.guardian) and (self.agent is None or _is_able(self.agent))
+        return self.guardian is not None and not able
 
     @property
     def helpless(self) -> bool:
         """Neither can do anything: nobody holds the attempt to its limits."""
-        return self._known and not any(_is_able(each) for each in (self.guardian, self.agent))
-
-    @property
-    def _known(self) -> bool:
-        return self.guardian is not None and self.agent is not None
+        return self.guardian is not None and not (_is_able(self.guardian) or _is_able(self.agent))
 
 
 def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watchers]:
@@ -75,13 +73,9 @@ def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watche
         return _ended(exit_record, run_dir, now), Watchers()
     claim, state = read_json(run_dir / "claim.json"), read_json(run_dir / "state.json")
     if claim is None and state is None:
-        return _untold(run_dir, run_id, now), Watchers()
+        return _untold(run_dir, run_id, now)
     # The state names the guardian, too: a claim that was lost or damaged since hides nothing.
-    guardian = _object(claim).get("guardian") or _object(state).get("guardian")
-    watchers = Watchers(
-        guardian=look_for(guardian) or False,
-        agent=None if state is None else (look_for(state.get("agent")) or False),
-    )
+    watchers = _watchers(_object(claim).get("guardian") or _object(state).get("guardian"), state, run_dir)
     if state is not None and watchers.agent:
         return _live(state, run_dir, watchers.impaired, now), watchers
     if watchers.guardian:
@@ -97,15 +91,26 @@ def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watche
 
 def may_have_unsaved(run_dir: Path) -> bool:
     """Whether an attempt found dead may have saved something that nobody has looked through since."""
-    training = _object(read_json(run_dir / "state.json")).get("training")
-    return training is not None and not os.path.lexists(run_dir / SALVAGED)
+    state = read_json(run_dir / "state.json")
+    return (state is None or state.get("training") is not None) and not os.path.lexists(run_dir / SALVAGED)
 
 
 def _is_able(process: Process | Literal[False] | None) -> bool:
     return process is not None and process is not False and process.state != STOPPED
 
 
-def _untold(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
+def _watchers(guardian: object, state: Json | None, run_dir: Path) -> Watchers:
+    """Who watches the attempt, by what they have written of themselves; by their command lines where that is gone."""
+    if guardian is not None and state is not None:
+        return Watchers(guardian=look_for(guardian) or False, agent=look_for(state.get("agent")) or False)
+    found = programs(str(run_dir))
+    return Watchers(
+        guardian=(look_for(guardian) if guardian is not None else found.get("--guardian")) or False,
+        agent=found.get("--agent"),
+    )
+
+
+def _untold(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watchers]:
     """An attempt of which neither claim nor state tells anything. It is absent only if nothing of an agent is there and
     no process either: a directory that was swept away isn't the end of those that run in it, and a file that can't be
     read (too many open files, say) isn't a file that isn't there."""
@@ -114,11 +119,12 @@ def _untold(run_dir: Path, run_id: str, now: datetime) -> AttemptSeen:
         try:
             os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:
-            if error.errno != errno.ELOOP:
-                return Unreachable(as_of=now, why=f"`{path}`: {error.strerror}")
-    if orphans(run_id, table()) or is_run_held(str(run_dir)):
-        return Starting(as_of=now)
-    return _dead({}, None, run_dir, now) if traces else Absent(as_of=now)
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                return Unreachable(as_of=now, why=f"`{path}`: {error.strerror}"), Watchers()
+    watchers = _watchers(None, None, run_dir)
+    if watchers.alive or orphans(run_id, table()) or is_run_held(str(run_dir)):
+        return Starting(as_of=now), watchers
+    return (_dead({}, None, run_dir, now) if traces else Absent(as_of=now)), watchers
 
 
 def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Event], ...]:
@@ -142,13 +148,8 @@ def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Ev
 
 def read_json(path: Path) -> Json | None:
     """The object in the file; None if it isn't there or isn't one."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
+    data = _read(path, MAX_FILE + 1)
+    if data is None or len(data) > MAX_FILE:
         return None
     try:
         value = json.loads(data)
@@ -159,12 +160,7 @@ def read_json(path: Path) -> Json | None:
 
 def read_lines(path: Path) -> list[Json]:
     """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return []
-    with os.fdopen(fd, "rb") as file:
-        lines = file.read().split(b"\n")[:-1]
+    lines = (_read(path) or b"").split(b"\n")[:-1]
     found = []
     for line in lines:
         try:
@@ -174,6 +170,23 @@ def read_lines(path: Path) -> list[Json]:
         if isinstance(value, dict):
             found.append(value)
     return found
+
+
+def _read(path: Path, most: int = -1) -> bytes | None:
+    """The content of a regular file; None of anything else that may lie in its place, and of what can't be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def instant(value: object) -> datetime | None:

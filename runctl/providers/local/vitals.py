@@ -88,7 +88,7 @@ def checkpoint_lines(runs: Iterable[tuple[int, Path]]) -> list[CheckpointLine]:
             if not _is_whole(seq) or not _is_whole(attempt):
                 continue
             before = merged.get((attempt, seq), {})
-            if before or attempt == number:
+            if before or (attempt == number and line.get("status") != "pruned"):
                 merged[attempt, seq] = {**before, **line, "at": before.get("at", line.get("at"))}
     return [
         _checkpoint_line(line, seq, attempt)
