@@ -75,9 +75,14 @@ def _earlier_attempts_cost_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ordering, "affordable", forgetful)
 
 
+def _late_effects_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(seeing, "LATE_EFFECT", seeing.LATE_EFFECT * -10)
+
+
 ABLATIONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
     "granted limits": (_no_money_granted, 200),
     "durable checkpoints in the record": (_checkpoints_are_not_taken_over, 200),
+    "waiting for late effects": (_late_effects_are_not_waited_for, 300),
     "what earlier attempts have cost": (_earlier_attempts_cost_nothing, 200),
 }
 
