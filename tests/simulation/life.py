@@ -382,4 +382,5 @@ class Simulation:
             life.live()
         finally:
             life.loop.close()
+            life.store._db.close()
         return life
