@@ -214,7 +214,7 @@ class Keeper:
         self._journal.flush()
 
     def _drop(self, keep: int, now: Now, still_writing: bool) -> None:
-        superseded = self._watch.drop_superseded(keep, self._busy, now.active, still_writing)
+        superseded = self._watch.drop_superseded(keep, self._busy, now.active, still_writing, self.cut_off_at)
         dropped = len(superseded) + self._watch.take_skipped()
         if dropped:
             self._event("checkpoints_superseded", f"{dropped} had newer ones before they could be copied")
@@ -244,11 +244,7 @@ class Keeper:
             }
             self._busy, self._began, self._reported = candidate, now.active, False
             self._verdict = {}
-            cut_off = (
-                self.cut_off_at is not None
-                and candidate.mtime > self.cut_off_at - candidate.stable
-                and not candidate.renamed
-            )
+            cut_off = candidate.may_be_torn(self.cut_off_at)
             self.helper = fork_helper(saver.settle(self._spec, candidate, facts, keep, cut_off), "settle")
             return True
         return False

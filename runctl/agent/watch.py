@@ -45,6 +45,7 @@ class Candidate:
     __slots__ = (
         "at",
         "changed_at",
+        "followed",
         "given_up",
         "key",
         "kind",
@@ -72,6 +73,7 @@ class Candidate:
         self.noticed_at = 0.0
         self.changed_at = 0.0
         self.stable = STABLE_SECONDS  # so long without a change, and it is whole
+        self.followed = False  # a directory, and a newer one was begun since: nothing more comes into this one
         self.tried = False  # validated while fresh, and not valid then
         self.tries = 0  # of copying
         self.retry_at = 0.0
@@ -80,9 +82,14 @@ class Candidate:
     def is_ready(self, now: float, still_writing: bool) -> bool:
         if now < self.retry_at:
             return False
-        if not still_writing or now - self.changed_at >= self.stable:
+        if not still_writing or self.followed or now - self.changed_at >= self.stable:
             return True
         return not self.tried and (self.kind in SELF_PROVING or self.renamed)
+
+    def may_be_torn(self, cut_off_at: Optional[float]) -> bool:
+        """Whether it may have been under way when the training was killed, at that wall-clock instant."""
+        recent = cut_off_at is not None and self.mtime > cut_off_at - self.stable
+        return recent and not self.renamed and not self.followed
 
     @property
     def ready_at(self) -> float:
@@ -141,6 +148,14 @@ class Watch:
 
     def look(self, wall: float, now: float, force: bool) -> bool:
         """Bring `pending` up to date; whether anything is new."""
+        changed = self._look(wall, now, force)
+        directories = [candidate for candidate in self.pending.values() if candidate.kind == "directory"]
+        newest = max((candidate.mtime for candidate in directories), default=0.0)
+        for candidate in directories:
+            candidate.followed = candidate.mtime < newest
+        return changed
+
+    def _look(self, wall: float, now: float, force: bool) -> bool:
         changed = self._look_at_hot(wall, now)
         try:
             mtime = os.stat(self._directory).st_mtime_ns
@@ -169,10 +184,12 @@ class Watch:
         candidate.changed_at = now
         candidate.tried = True
 
-    def drop_superseded(self, keep: int, busy: Optional[Candidate], now: float, still_writing: bool) -> List[Candidate]:
+    def drop_superseded(
+        self, keep: int, busy: Optional[Candidate], now: float, still_writing: bool, cut_off_at: Optional[float]
+    ) -> List[Candidate]:
         """Of those that wait, let go of what has `keep` newer ones that can be copied: retention would remove it at
-        once. One that can't be judged yet supersedes nothing: else a script that saves faster than its files settle
-        would never have a durable checkpoint.
+        once. One that can't be judged yet, or may be torn, supersedes nothing: else a script that saves faster than its
+        files settle would never have a durable checkpoint.
         """
         dropped: List[Candidate] = []
         newer = 0
@@ -182,6 +199,8 @@ class Watch:
             if newer >= keep:
                 self.done(candidate)
                 dropped.append(candidate)
+            elif candidate.may_be_torn(cut_off_at):
+                continue
             elif candidate.tries or candidate.is_ready(now, still_writing):
                 newer += 1
         return dropped

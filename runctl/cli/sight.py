@@ -8,7 +8,7 @@ import msgspec
 
 from runctl.home import Home
 from runctl.planner.money import cost_of, rate_of, spent
-from runctl.planner.observed import Dead, Ended, Observed
+from runctl.planner.observed import Dead, Ended, Live, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
 from runctl.planner.seeing import HEARTBEAT
@@ -105,17 +105,17 @@ def look(home: Home, store: Store, versioned: Versioned, now: datetime) -> Sight
     record = versioned.record
     controller = store.lease(record.uid)
     if controller is None and record.live is not None:
-        record = _as_ended(home, record, record.live, now)
+        record = _as_seen(home, record, record.live, now)
     attempt = record.attempt
     seen = vitals(home.run_dir(record.uid, attempt.number)) if attempt is not None else None
     return Sight(record=record, now=now, vitals=seen, controller=controller)
 
 
-def _as_ended(home: Home, record: Record, live: Attempt, now: datetime) -> Record:
-    """The record as the next controller will write it, if the attempt has ended and no controller has seen that yet."""
+def _as_seen(home: Home, record: Record, live: Attempt, now: datetime) -> Record:
+    """The record as the next controller will write it, if the attempt has begun or ended and none has seen that yet."""
     seen, _ = seeing.look(home.run_dir(record.uid, live.number), run_id(record, live), now)
     if isinstance(seen, Dead) and seen.last_seen is not None and now <= seen.last_seen + HEARTBEAT:
         return record  # until when it is billed isn't sure yet
-    if not isinstance(seen, Ended | Dead):
+    if not (isinstance(seen, Ended | Dead) or (isinstance(seen, Live) and live.started_at is None)):
         return record
     return plan(record, Observed(attempt=seen), now).record or record

@@ -160,3 +160,16 @@ if "RUNCTL_RESUME_FROM" not in os.environ:
     assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.safetensors"]
     lost, _ = machine.status()["attempts"]
     assert (lost["reason"], lost["exit_code"]) == ("lost", None)
+
+
+def test_a_start_that_no_controller_has_noted_is_told(machine: Machine) -> None:
+    """The command dies right after the launch: who asks is told of the training that runs, and what it costs."""
+    manifest = machine.training(1000, 0.1, instance={"hourly_rate": "3600 USD"}, cost={"cap": "60 USD"})
+    command = machine.start("apply", str(manifest), "--wait")
+    machine.until(lambda: machine.run_dirs() and (machine.run_dirs()[-1] / "claim.json").exists(), "the claim")
+    command.kill()
+    machine.until(lambda: machine.told("saved"), "a save")
+    status = machine.status()
+    assert (status["phase"], status["controller"]) == ("Training", None)
+    assert float(status["cost"]["spent"]) > 0
+    assert machine.run("cancel", "job").code == 0

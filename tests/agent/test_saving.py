@@ -505,3 +505,22 @@ def test_a_journal_that_is_no_file(host: Host, kind: str) -> None:
     assert run.exit()["reason"] == "lost"
     noted = [line["name"] for line in run.lines("checkpoints.jsonl") if line["status"] == "durable"]
     assert "epoch-2.npz" in noted
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_directories_that_follow_each_other_fast(host: Host, keep: int) -> None:
+    """A directory is whole once the next one is begun, however short ago that is: when the agent is killed, only the
+    last one isn't trusted, and it pushes out none of those before it."""
+    run = host.script(
+        "import os, time\nfor i in range(1, 7):\n os.mkdir(f'checkpoints/epoch-{i}')\n"
+        " for part in 'ab':\n  open(f'checkpoints/epoch-{i}/{part}.bin', 'w').write(part * i)\n time.sleep(0.4)\n"
+        "open('saved', 'w').close()\ntime.sleep(600)",
+        limits={"keep": keep},
+    )
+    state = run.training()
+    os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    until((run.path / "work" / "saved").exists)
+    os.kill(state["agent"]["pid"], signal.SIGKILL)
+    assert run.exit()["reason"] == "lost"
+    assert [manifest(path)["epoch"] for path in run.durable()] == list(range(6 - keep, 6))
+    assert all(len(manifest(path)["files"]) == 2 for path in run.durable())
