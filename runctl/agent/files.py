@@ -46,6 +46,19 @@ def read_json(path: str) -> Json:
     return value
 
 
+def parse_lines(data: bytes) -> List[Json]:
+    """The objects of JSON Lines; what isn't one is left out."""
+    found = []
+    for line in data.split(b"\n"):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
 def encode(value: Json) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
@@ -194,14 +207,7 @@ class Journal:
                     file.truncate(len(whole) + 1 if whole else 0)
         except OSError:
             return []
-        lines = []
-        for line in whole.split(b"\n"):
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                lines.append(value)
+        lines = parse_lines(whole)
         counts = [line[self._counter] for line in lines if isinstance(line.get(self._counter), int)]
         self._count = max(counts, default=0)
         return lines

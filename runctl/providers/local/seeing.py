@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from runctl.agent.files import parse_lines
 from runctl.agent.leftovers import SALVAGED, is_run_held
 from runctl.agent.processes import STOPPED, Process, look_for, orphans, programs, table
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
@@ -160,16 +161,7 @@ def read_json(path: Path) -> Json | None:
 
 def read_lines(path: Path) -> list[Json]:
     """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
-    lines = (_read(path) or b"").split(b"\n")[:-1]
-    found = []
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+    return parse_lines((_read(path) or b"").rpartition(b"\n")[0])
 
 
 def _read(path: Path, most: int = -1) -> bytes | None:
