@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from runctl.planner.record import Attempt, Event, Generation, Orders, Record
+from runctl.planner.rental import Rental
 
 
 class _Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,22 @@ class Launch(_Action, frozen=True, kw_only=True):
     attempt: Attempt
     generation: Generation
     again: bool = False
+
+
+class Rent(_Action, frozen=True, kw_only=True):
+    """Ask for a machine. The same token to the same zone is the same request, however often it is sent.
+
+    `again`: it may have been sent before, with what effect nobody knows.
+    """
+
+    rental: Rental
+    again: bool = False
+
+
+class EndMachine(_Action, frozen=True, kw_only=True):
+    """Terminate a rented machine. The answer is no proof: it is released when it is seen terminated."""
+
+    instance: str
 
 
 class SendOrders(_Action, frozen=True, kw_only=True):
@@ -42,7 +59,7 @@ class Forget(_Action, frozen=True, kw_only=True):
     checkpoints: bool
 
 
-Action = Launch | SendOrders | AskToStop | Forget
+Action = Launch | Rent | EndMachine | SendOrders | AskToStop | Forget
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

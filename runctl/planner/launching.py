@@ -11,13 +11,16 @@ import msgspec
 
 from runctl.manifest.job import Busy
 from runctl.manifest.quantities import format_duration, format_money
-from runctl.planner.actions import AskToStop, Launch
+from runctl.planner.actions import AskToStop, Launch, Rent
+from runctl.planner.machines import replaced
 from runctl.planner.money import Room, affordable, allowance, duration_left, needs, rate_of, reservation, room
 from runctl.planner.observed import Absent, Holder, MachineSeen
 from runctl.planner.ordering import orders_for
 from runctl.planner.passing import Pass
 from runctl.planner.record import (
     Attempt,
+    AttemptEnd,
+    EndReason,
     Limits,
     Orders,
     Outcome,
@@ -26,7 +29,9 @@ from runctl.planner.record import (
     Stopped,
     StopReason,
 )
-from runctl.planner.seeing import LATE_EFFECT
+from runctl.planner.rental import Demise, MachineState, Offer, Release, Rental
+from runctl.planner.renting import NoOffer, choose, request
+from runctl.planner.seeing import LATE_EFFECT, close
 from runctl.planner.verdict import JITTER, LEAST_DURATION, LONGEST_RETRY, queues
 
 # A launch that wasn't sent by then isn't sent any more; its effect is looked for a little longer.
@@ -51,6 +56,7 @@ class Gate(StrEnum):
     BUDGET = "GroupBudget"
     MACHINE = "MachineBusy"
     LOOK = "MachineUnknown"
+    CAPACITY = "NoCapacity"
 
 
 class Waits(msgspec.Struct, frozen=True):
@@ -66,14 +72,17 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What the cap or the duration limit leaves doesn't fit another attempt."""
+    """What the cap or the duration limit leaves doesn't fit another attempt, or nothing that may be had is on offer."""
 
     outcome: OutcomeType
     message: str
 
 
 class Go(msgspec.Struct, frozen=True):
+    """`displaces`: the training that has to make room first; `offer`: what is to be rented for it."""
+
     displaces: Holder | None = None
+    offer: Offer | None = None
 
 
 Clearance = Waits | Refused | Spent | Go
@@ -83,7 +92,10 @@ def launch(step: Pass) -> Pass:
     """Send a pending launch again, or make the next attempt if the job may have one."""
     live = step.record.live
     if live is not None:
-        return _resend(step, live)
+        rental = step.record.rental_of(live)
+        if rental is None or rental.state is MachineState.RUNNING:
+            return _resend(step, live)
+        return _rent(step, live, rental)
     if step.record.outcome is not None or step.record.stopped is not None:
         return step
     clearance = clear(step.record, step)
@@ -100,7 +112,7 @@ def launch(step: Pass) -> Pass:
         case Go(displaces) if displaces is not None:
             return _displace(step, displaces).wake(step.now + LOOK_AGAIN)
         case Go():
-            return _intend(step)
+            return _intend(step, clearance.offer)
         case _:  # pragma: no cover
             assert_never(clearance)
 
@@ -113,7 +125,10 @@ def clear(record: Record, step: Pass) -> Clearance:
     if observed.missing_secrets:
         names = ", ".join(f"`{name}`" for name in observed.missing_secrets)
         return Waits(Gate.SECRETS, f"apply again from a shell that has {names}", None)
-    return _limits_clear(record, step) or _group_clear(record, step) or _machine_clear(record, observed.machine, now)
+    clearance = _limits_clear(record, step) or _group_clear(record, step)
+    if clearance is not None:
+        return clearance
+    return _offer_clear(record, step) if record.rented else _machine_clear(record, observed.machine, now)
 
 
 def _limits_clear(record: Record, step: Pass) -> Clearance | None:
@@ -143,7 +158,7 @@ def _group_clear(record: Record, step: Pass) -> Clearance | None:
     most = job.group.max_parallel
     if most is not None and len(group.live) >= most:
         return Waits(Gate.GROUP, f"{most} of the group run already (group.max_parallel)", step.now + LOOK_AGAIN)
-    if job.instance.busy is not Busy.SHARE:
+    if job.instance.busy is not Busy.SHARE and not record.rented:
         before = (*group.live, *group.ahead)
         if before:
             return Waits(Gate.GROUP, f"`{before[0]}` of the group has the machine first", step.now + LOOK_AGAIN)
@@ -177,6 +192,18 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
     return Go()
 
 
+def _offer_clear(record: Record, step: Pass) -> Clearance:
+    observed = step.observed
+    if observed.offers is None or observed.listing is None:
+        return Waits(Gate.LOOK, "machines and prices haven't been looked at yet", step.now + LOOK_AGAIN)
+    chosen = choose(record, observed, step.now)
+    if isinstance(chosen, Offer):
+        return Go(offer=chosen)
+    if chosen.until is not None:
+        return Waits(Gate.CAPACITY, chosen.message, chosen.until)
+    return Spent(chosen.outcome, chosen.message)
+
+
 def _displace(step: Pass, holder: Holder) -> Pass:
     """Ask the holder to stop; while the same attempt goes on, now and then again. Twice is the same as once."""
     key = f"displaced:{holder.run_id}"
@@ -193,13 +220,46 @@ def _displace(step: Pass, holder: Holder) -> Pass:
 def _resend(step: Pass, live: Attempt) -> Pass:
     """The intent is durable; as long as nothing of it is seen, the launch may be sent: twice is the same as once."""
     if isinstance(step.observed.attempt, Absent) and live.started_at is None:
-        if step.now <= live.launch_before:
+        if step.now <= live.launch_before and not (live.orders.end and step.record.rented):
             return step.do(Launch(attempt=live, generation=step.record.generation_of(live), again=True))
         return step.wake(max(step.now, live.launch_before + LATE_EFFECT) + LOOK_AGAIN)
     return step
 
 
-def _intend(step: Pass) -> Pass:
+def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
+    """Send the request for its machine again while nothing is known of it; after a refusal, ask for the next one."""
+    if rental.ends is not None or live.orders.end is not None:
+        return step
+    if rental.released_at is None:
+        listing = step.observed.listing
+        unseen = rental.instance is None and listing is not None and listing.as_of > rental.asked_at
+        if not unseen or step.now > rental.launch_before:
+            return step.wake(step.now + LOOK_AGAIN_FOREIGN)
+        sent = msgspec.structs.replace(rental, asked_at=step.now)
+        return replaced(step, rental, sent).do(Rent(rental=sent, again=True)).wake(step.now + LOOK_AGAIN_FOREIGN)
+    if rental.released is Release.TERMINATED and rental.demise is not Demise.CAPACITY:
+        return step  # it ran: its last word is waited for
+    chosen = choose(step.record, step.observed, step.now) if step.observed.offers is not None else None
+    if chosen is None:
+        return step.wake(step.now + LOOK_AGAIN)
+    if isinstance(chosen, NoOffer):
+        end = AttemptEnd(reason=EndReason.NO_CAPACITY, detail=chosen.message)
+        return close(step, live, end, None).wake(step.now)
+    return _ask_for(step, live.number, rental.choice + 1, chosen)
+
+
+def _ask_for(step: Pass, attempt: int, choice: int, offer: Offer) -> Pass:
+    rental = request(step.record, attempt, choice, offer, step.observed.group, step.now)
+    held = f", {format_money(rental.reserved)} reserved" if rental.reserved else ""
+    step = step.to(rentals=(*step.record.rentals, rental))
+    return (
+        step.say("Normal", "Renting", f"{offer.name} at {format_money(offer.hourly)} an hour{held}")
+        .do(Rent(rental=rental))
+        .wake(step.now + LOOK_AGAIN_FOREIGN)
+    )
+
+
+def _intend(step: Pass, offer: Offer | None) -> Pass:
     record, now = step.record, step.now
     number = len(record.attempts) + 1
     token = sha256(f"{record.owner}/{record.uid}/{number}/0".encode()).hexdigest()[:32]
@@ -216,6 +276,8 @@ def _intend(step: Pass) -> Pass:
     )
     reminders = {key: at for key, at in record.reminders.items() if not key.startswith("displaced:")}
     step = step.to(attempts=(*record.attempts, attempt), not_before=None, reminders=reminders)
+    if offer is not None:
+        step = _ask_for(step, number, 0, offer)
     orders = orders_for(step.record, attempt, step.observed.group.committed, now)
     attempt = msgspec.structs.replace(attempt, orders=orders)
     step = step.with_attempt(attempt)
@@ -223,4 +285,4 @@ def _intend(step: Pass) -> Pass:
     rate = rate_of(record.job)
     held = f", {format_money(attempt.reserved)} reserved" if rate and attempt.reserved else ""
     step = step.say("Normal", "Launching", f"attempt {number}{resume}{held}")
-    return step.do(Launch(attempt=attempt, generation=record.generation))
+    return step if offer is not None else step.do(Launch(attempt=attempt, generation=record.generation))

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import msgspec
 
-from runctl.planner.actions import AskToStop, Forget, Launch, Plan, SendOrders
-from runctl.planner.money import cost_of, interval_cost, rate_of, reserves_more
+from runctl.planner.actions import AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
+from runctl.planner.money import cost_of, interval_cost, rate_for, reserves_more
 from runctl.planner.observed import Observed
 from runctl.planner.plan import plan as replan
 from runctl.planner.record import Attempt, ConditionType, Desired, Phase, Record
@@ -23,6 +23,9 @@ from runctl.planner.requests import Apply
 MOST_REMINDERS = 64
 
 Finding = str
+
+# What of a request must not change once it may have been sent.
+FROZEN = ("attempt", "choice", "offer", "token", "intended_at", "launch_before", "not_after")
 
 
 class _Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,10 +71,10 @@ def _attempts(case: _Case) -> Iterator[Finding]:
     for was, attempt in zip(old, new, strict=False):
         if was.end is not None and was != attempt:
             yield f"attempt {was.number} was over, and has changed"
-        if (was.intended_at, was.launch_before, was.token, was.generation) != (
-            attempt.intended_at, attempt.launch_before, attempt.token, attempt.generation,
-        ):  # fmt: skip
+        if (was.intended_at, was.token, was.generation) != (attempt.intended_at, attempt.token, attempt.generation):
             yield f"the intent of attempt {was.number} has changed"
+        if was.launch_before != attempt.launch_before and case.after.rental_of(attempt) is None:
+            yield f"the launch window of attempt {was.number} has moved"
         if was.started_at is not None and was.started_at != attempt.started_at:
             yield f"the start of attempt {was.number} has moved"
     if case.after.live is not None and (case.after.outcome or case.after.stopped):
@@ -91,6 +94,52 @@ def _launches(case: _Case) -> Iterator[Finding]:
             yield "a launch of another generation than the attempt's"
         if action.attempt.started_at is not None:
             yield "an attempt that has started is launched"
+
+
+def _rentals(case: _Case) -> Iterator[Finding]:
+    """A machine is asked for once, within what the cap leaves, and is in the books until it is seen to be gone."""
+    old, new = case.before.rentals, case.after.rentals
+    if len(new) < len(old):
+        yield "a rental is forgotten"
+    for was, rental in zip(old, new, strict=False):
+        if was.released_at is not None and was != rental:
+            yield f"the rental of {was.instance} was released, and has changed"
+        if any(getattr(was, field) != getattr(rental, field) for field in FROZEN):
+            yield f"the request with the token {was.token} has changed"
+        if was.instance is not None and was.instance != rental.instance:
+            yield f"the rental of {was.instance} is of {rental.instance} now"
+        if rental.released_at is None and rental.reserved < was.reserved:
+            yield f"the reservation of the rental {was.token} fell before it was released"
+    asked = [rental for rental in new if not rental.stray]
+    if len({rental.token for rental in asked}) != len(asked):
+        yield "two requests share a token"
+    open_ = [rental.attempt for rental in asked if rental.released_at is None]
+    if len(open_) != len(set(open_)):
+        yield "an attempt has two machines"
+    if len(new) > len(old) and any(not rental.stray for rental in new[len(old) :]):
+        yield from _reserved(case)
+    for action in case.plan.actions:
+        if isinstance(action, Rent) and action.rental not in case.after.unreleased:
+            yield "a machine is asked for without a durable intent"
+        if isinstance(action, Rent) and case.now > action.rental.launch_before:
+            yield "a machine is asked for past its launch_before"
+        if isinstance(action, Rent) and action.rental.instance is not None:
+            yield "a machine that is known is asked for again"
+        if isinstance(action, EndMachine) and action.instance not in {rental.instance for rental in new}:
+            yield f"{action.instance} isn't of this job, and is to be ended"
+
+
+def _reserved(case: _Case) -> Iterator[Finding]:
+    billed = {line.machine: interval_cost(line, case.now) for line in case.after.ledger}
+    held = {rental.instance or rental.token: rental.reserved for rental in case.after.unreleased}
+    total = sum(max(billed.get(key, 0), held.get(key, 0)) for key in billed.keys() | held.keys())
+    caps = (
+        ("cap", case.after.job.cost.cap, 0),
+        ("group's cap", case.after.job.group.cap, case.observed.group.committed),
+    )
+    for name, cap, others in caps:
+        if cap is not None and total + others > cap.micros:
+            yield f"{total} spent or reserved for machines, and {others} by others, are more than the {name}"
 
 
 def _orders(case: _Case) -> Iterator[Finding]:
@@ -115,7 +164,7 @@ def _money(case: _Case) -> Iterator[Finding]:
         if any(attempt.reserved for attempt in case.after.attempts):
             yield "money is reserved for an attempt that is over"
         return
-    rate, job = rate_of(case.after.generation_of(live).job), case.after.job
+    rate, job = rate_for(case.after, live), case.after.job
     if rate is None:
         return
     closed = sum(interval_cost(i, case.now) for i in case.after.ledger if i.attempt != live.number)
@@ -155,16 +204,22 @@ def _ledger(case: _Case) -> Iterator[Finding]:
             yield f"a closed interval of attempt {was.attempt} has changed"
         if msgspec.structs.replace(line, ended_at=was.ended_at) != was:
             yield f"an interval of attempt {was.attempt} has changed in more than its end"
-    if len({line.attempt for line in new}) != len(new):
+    if len({(line.attempt, line.machine) for line in new}) != len(new):
         yield "an attempt is billed twice"
+    rented = {each.instance for each in case.after.rentals}
+    held = {each.instance for each in case.after.unreleased}
     for line in new:
-        if line.ended_at is None and (case.after.live is None or case.after.live.number != line.attempt):
+        if line.machine in rented:
+            if (line.ended_at is None) != (line.machine in held):
+                yield f"the machine {line.machine} is billed, and it is released, or the other way round"
+        elif line.ended_at is None and (case.after.live is None or case.after.live.number != line.attempt):
             yield f"attempt {line.attempt} is over and still billed"
         if line.ended_at is not None and line.ended_at < line.started_at:
             yield f"the interval of attempt {line.attempt} ends before it begins"
     for earlier, later in pairwise(new):
         vouched = case.after.attempts[earlier.attempt - 1].orders.end == "assume_dead"
-        if earlier.ended_at is not None and later.started_at < earlier.ended_at and not vouched:
+        two = earlier.machine in rented or later.machine in rented
+        if earlier.ended_at is not None and later.started_at < earlier.ended_at and not vouched and not two:
             yield f"the intervals of attempts {earlier.attempt} and {later.attempt} overlap"
 
 
@@ -198,7 +253,13 @@ def _conditions(case: _Case) -> Iterator[Finding]:
         if moved and condition.last_transition_time != case.now.replace(microsecond=0):
             yield f"the transition time of {condition.type} isn't now"
     finished, rests = case.after.phase is Phase.FINISHED, case.after.phase is Phase.STOPPED
-    if finished != (case.after.outcome is not None) or rests != (case.after.stopped is not None and not finished):
+    over = case.after.outcome is not None or case.after.stopped is not None
+    releasing = over and bool(case.after.unreleased)
+    if (case.after.phase is Phase.RELEASING) != releasing:
+        yield f"phase {case.after.phase} doesn't fit the rentals"
+    if not releasing and (
+        finished != (case.after.outcome is not None) or rests != (case.after.stopped is not None and not finished)
+    ):
         yield f"phase {case.after.phase} doesn't fit the outcome"
 
 
@@ -238,5 +299,5 @@ def _idempotence(case: _Case) -> Iterator[Finding]:
 Rule = Callable[[_Case], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
-    _attempts, _launches, _orders, _money, _ledger, _memory, _conditions, _liveness, _idempotence,
+    _attempts, _launches, _rentals, _orders, _money, _ledger, _memory, _conditions, _liveness, _idempotence,
 )  # fmt: skip

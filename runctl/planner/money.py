@@ -39,7 +39,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 def rate_of(job: Job) -> Rate | None:
-    """The price of the job's machine, None where nothing says what it costs."""
+    """The price of the job's own machine, None where nothing says what it costs."""
     match job.instance.platform:
         case Platform.LOCAL | Platform.SSH:
             rate = job.instance.hourly_rate
@@ -48,6 +48,19 @@ def rate_of(job: Job) -> Rate | None:
             return None
         case _:  # pragma: no cover
             assert_never(job.instance.platform)
+
+
+def rate_for(record: Record, attempt: Attempt) -> Rate | None:
+    """What the machine of an attempt costs: that of the generation which it runs, whatever the newest spec says."""
+    rental = record.rental_of(attempt)
+    if rental is not None:
+        return Rate(rental.offer.hourly, rental.offer.source)
+    return rate_of(record.generation_of(attempt).job)
+
+
+def rate_now(record: Record) -> Rate | None:
+    """The price of the machine that the job has, or of the one that it would have; None if nothing tells."""
+    return rate_of(record.job) if record.live is None else rate_for(record, record.live)
 
 
 def cost_of(hourly: int, span: timedelta) -> int:
@@ -64,7 +77,7 @@ def time_for(hourly: int, micros: int) -> timedelta:
 
 def interval_cost(interval: Interval, now: datetime) -> int:
     end = interval.ended_at if interval.ended_at is not None else now
-    return cost_of(interval.hourly, end - interval.started_at)
+    return cost_of(interval.hourly, max(end - interval.started_at, timedelta(seconds=interval.minimum)))
 
 
 def spent(record: Record, now: datetime) -> int:
@@ -73,21 +86,35 @@ def spent(record: Record, now: datetime) -> int:
 
 
 def committed(record: Record, now: datetime) -> int:
-    """Spent, or for a live attempt its whole reservation: what others of the group can't have."""
+    """Spent, or reserved by a live attempt and by rentals that may still be billed: what nothing else can have."""
     live = record.live
     if live is None:
-        return spent(record, now)
-    closed = sum(interval_cost(i, now) for i in record.ledger if i.attempt != live.number)
-    return closed + max(live.reserved, spent(record, now) - closed)
+        return _taken(record, now)
+    others = _taken(record, now, but=live)
+    return others + max(live.reserved, _taken(record, now) - others)
 
 
-def allowance(record: Record, committed_by_group: int, now: datetime, attempt: int | None = None) -> int | None:
+def _taken(record: Record, now: datetime, but: Attempt | None = None) -> int:
+    """Spent, or held by rentals until their release is seen. `but`: without what its own machine costs and holds."""
+    current = record.rental_of(but) if but is not None else None
+    lines, held = record.ledger, record.unreleased
+    if current is not None:
+        lines = tuple(each for each in lines if each.machine != current.instance)
+        held = tuple(each for each in held if each != current)
+    elif but is not None:
+        lines = tuple(each for each in lines if each.attempt != but.number)
+    costs = {each.machine: interval_cost(each, now) for each in lines}
+    rest = sum(max(0, each.reserved - costs.get(each.instance or "", 0)) for each in held)
+    return sum(interval_cost(each, now) for each in lines) + rest
+
+
+def allowance(record: Record, committed_by_group: int, now: datetime, attempt: Attempt | None = None) -> int | None:
     """Micro-dollars that one attempt may cost in all, or None for no limit.
 
-    For a live attempt (`attempt`, its number) its own spending is part of what it may cost.
+    For a live attempt (`attempt`) its own spending is part of what it may cost.
     """
     job = record.job
-    before = sum(interval_cost(i, now) for i in record.ledger if i.attempt != attempt)
+    before = _taken(record, now, but=attempt)
     limits = []
     if job.cost.cap is not None:
         limits.append(job.cost.cap.micros - before)
@@ -97,14 +124,14 @@ def allowance(record: Record, committed_by_group: int, now: datetime, attempt: i
 
 
 def affordable(
-    record: Record, committed_by_group: int, now: datetime, attempt: Attempt | None = None
+    record: Record, committed_by_group: int, now: datetime, attempt: Attempt | None = None, rate: Rate | None = None
 ) -> timedelta | None:
     """How long one attempt may run in all, its final save included, until a cap is reached; None: no cap or price.
 
-    A live attempt is billed at the rate of the generation that it runs, whatever the newest spec says.
+    `rate`: of the machine that the next attempt would have, where that isn't the user's own.
     """
-    rate = rate_of(record.job if attempt is None else record.generation_of(attempt).job)
-    micros = allowance(record, committed_by_group, now, attempt.number if attempt else None)
+    rate = rate or (rate_of(record.job) if attempt is None else rate_for(record, attempt))
+    micros = allowance(record, committed_by_group, now, attempt)
     if rate is None or micros is None or rate.hourly == 0:
         return None
     return time_for(rate.hourly, micros)
@@ -153,7 +180,7 @@ def reservation(record: Record, committed_by_group: int, now: datetime, attempt:
     Suspended time isn't part of a duration, but may be billed. Below a group's cap the reservation therefore is the
     limit: the attempt's grant never is for more.
     """
-    rate = rate_of(record.job if attempt is None else record.generation_of(attempt).job)
+    rate = rate_of(record.job) if attempt is None else rate_for(record, attempt)
     if rate is None:
         return None
     spans = []
@@ -171,4 +198,6 @@ def reserves_more(before: Record, after: Record) -> bool:
     if live is None:
         return False
     old = before.live
-    return old is None or old.number != live.number or live.reserved > old.reserved
+    if old is None or old.number != live.number or live.reserved > old.reserved:
+        return True
+    return len(after.rentals) > len(before.rentals)

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from runctl.planner.record import AttemptEnd, CheckpointRef, Event
+from runctl.planner.rental import Demise, MachineState, Offer, Refusal
 from runctl.planner.requests import Asked
 
 
@@ -130,8 +131,41 @@ class LaunchFailed(_Value, frozen=True, kw_only=True):
     message: str
 
 
+class InstanceSeen(_Value, frozen=True, kw_only=True):
+    """An instance that carries the job's tags, as it was listed. `ended_at`: when it went, if the provider tells."""
+
+    id: str
+    token: str
+    attempt: int
+    state: MachineState
+    launched_at: datetime
+    ended_at: datetime | None = None
+    demise: Demise | None = None
+
+
+class Listing(_Value, frozen=True, kw_only=True):
+    """The job's instances, of a sweep that started at `as_of`. That one is missing is no evidence that it is gone."""
+
+    as_of: datetime
+    instances: tuple[InstanceSeen, ...] = ()
+
+
+class RentAnswer(_Value, frozen=True, kw_only=True):
+    """What the request of the last pass was answered: an instance's id, or why it definitely had no effect.
+
+    `again`: the request had been sent before, so that a refusal tells nothing about the earlier sending.
+    """
+
+    token: str
+    instance: str | None = None
+    refusal: Refusal | None = None
+    message: str = ""
+    again: bool = False
+
+
 class Observed(_Value, frozen=True, kw_only=True):
-    """`attempt` is of the live attempt, None when there is none; `machine` is None when nobody needed to look."""
+    """`attempt` is of the live attempt, None when there is none; `machine` is None when nobody needed to look, as are
+    `listing` and `offers`, which are of rented machines (offers in the order of the manifest's preference)."""
 
     attempt: AttemptSeen | None = None
     machine: MachineSeen | None = None
@@ -140,3 +174,6 @@ class Observed(_Value, frozen=True, kw_only=True):
     missing_secrets: tuple[str, ...] = ()
     launch_failed: LaunchFailed | None = None
     agent_events: tuple[tuple[int, Event], ...] = ()
+    listing: Listing | None = None
+    offers: tuple[Offer, ...] | None = None
+    rent_answer: RentAnswer | None = None

@@ -12,6 +12,8 @@ from runctl.planner.money import CAP_MARGIN, affordable, duration_left, rate_of,
 from runctl.planner.observed import Live
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, Desired, EndOrder, Limits, MoneyGrant, Orders, Record
+from runctl.planner.rental import Rental
+from runctl.planner.renting import OFF_MARGIN
 
 
 def give_orders(step: Pass) -> Pass:
@@ -55,7 +57,10 @@ def _money(record: Record, attempt: Attempt, group_committed: int, now: datetime
 
     Below a group's cap it is never for more than what is reserved: others have been granted the rest.
     """
+    rental = record.rental_of(attempt)
     time = affordable(record, group_committed, now, attempt)
+    if rental is not None:
+        return _rented_money(attempt, rental, time)
     if time is None:
         return None
     rate = rate_of(record.generation_of(attempt).job)
@@ -63,6 +68,18 @@ def _money(record: Record, attempt: Attempt, group_committed: int, now: datetime
         time = min(time, time_for(rate.hourly, attempt.reserved))
     time = max(time - CAP_MARGIN, timedelta(0))
     return MoneyGrant(until=(attempt.started_at or attempt.intended_at) + time, seconds=time.total_seconds())
+
+
+def _rented_money(attempt: Attempt, rental: Rental, time: timedelta | None) -> MoneyGrant | None:
+    """To the end that was fixed when the machine was asked for; earlier, if a cap has been lowered since."""
+    ends = [] if time is None else [(rental.launched_at or rental.intended_at) + time]
+    if rental.not_after is not None:
+        ends.append(rental.not_after)
+    if not ends:
+        return None
+    since = attempt.started_at or attempt.intended_at
+    until = max(since, min(ends) - OFF_MARGIN)
+    return MoneyGrant(until=until, seconds=(until - since).total_seconds())
 
 
 def _end(record: Record, attempt: Attempt) -> EndOrder | None:

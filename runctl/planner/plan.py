@@ -7,10 +7,12 @@ from datetime import datetime
 from runctl.planner.actions import Forget, Plan
 from runctl.planner.intents import absorb
 from runctl.planner.launching import launch
+from runctl.planner.machines import take_in_machines
 from runctl.planner.observed import Observed
 from runctl.planner.ordering import give_orders
 from runctl.planner.passing import Pass
 from runctl.planner.record import Desired, Record
+from runctl.planner.releasing import release
 from runctl.planner.reminders import remind
 from runctl.planner.seeing import take_in
 from runctl.planner.status import describe
@@ -24,9 +26,9 @@ def plan(record: Record, observed: Observed, now: datetime) -> Plan:
     but what is still unseen.
     """
     step = Pass(record=record, observed=observed, now=now)
-    for phase in (absorb, take_in, conclude, give_orders, launch, remind, describe):
+    for phase in (absorb, take_in_machines, take_in, conclude, give_orders, launch, release, remind, describe):
         step = phase(step)
-    gone = step.record.desired is Desired.DELETED and step.record.live is None
+    gone = step.record.desired is Desired.DELETED and step.record.live is None and not step.record.unreleased
     if gone:
         step = step.do(Forget(checkpoints="delete-checkpoints" in step.record.reminders))
     return Plan(

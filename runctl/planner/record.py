@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from runctl.manifest.job import Job
+from runctl.manifest.job import Job, Platform
+from runctl.planner.rental import Rental, Shunned
 
 RECORD_VERSION = 1
 
@@ -170,7 +171,7 @@ class Orders(_Value, frozen=True, kw_only=True):
 
 
 class EndReason(StrEnum):
-    """Why an attempt ended, as its agent wrote it (the last two: as the controller found out).
+    """Why an attempt ended, as its agent wrote it (the last three: as the controller found out).
 
     `interruption`: the host told the agent to go (a shutdown, an operator), and it saved first.
     """
@@ -192,6 +193,7 @@ class EndReason(StrEnum):
     LOST = "lost"
     LAUNCH_FAILED = "launch_failed"
     NOT_STARTED = "not_started"
+    NO_CAPACITY = "no_capacity"
 
 
 class AttemptEnd(_Value, frozen=True, kw_only=True):
@@ -229,7 +231,8 @@ class Attempt(_Value, frozen=True, kw_only=True):
 
 
 class Interval(_Value, frozen=True, kw_only=True):
-    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still); `hourly`: micro-dollars."""
+    """A line of the ledger: a machine billed from `started_at` to `ended_at` (None: still), for `minimum` seconds at
+    least; `hourly`: micro-dollars."""
 
     attempt: int
     machine: str
@@ -238,6 +241,7 @@ class Interval(_Value, frozen=True, kw_only=True):
     hourly: int
     source: str
     quoted_at: datetime
+    minimum: int = 0
 
 
 class Record(_Value, frozen=True, kw_only=True):
@@ -245,6 +249,7 @@ class Record(_Value, frozen=True, kw_only=True):
 
     `answered` is the serial of the last user request that was consumed; attempts of a generation before
     `relaunch_from` run what is no longer wanted; the end of attempts up to `forgiven` is not held against the job.
+    `rentals` are the machines that were asked for, `shunned` the offers that were refused lately.
     """
 
     version: int = RECORD_VERSION
@@ -269,6 +274,8 @@ class Record(_Value, frozen=True, kw_only=True):
     not_before: datetime | None = None
     reminders: dict[str, datetime] = {}
     answered: int = 0
+    rentals: tuple[Rental, ...] = ()
+    shunned: tuple[Shunned, ...] = ()
 
     @property
     def generation(self) -> Generation:
@@ -291,6 +298,21 @@ class Record(_Value, frozen=True, kw_only=True):
     @property
     def finished(self) -> bool:
         return self.outcome is not None
+
+    @property
+    def rented(self) -> bool:
+        """The job's machines are rented for it."""
+        return self.job.instance.platform is Platform.AWS
+
+    @property
+    def unreleased(self) -> tuple[Rental, ...]:
+        """The rentals that may still be billed."""
+        return tuple(each for each in self.rentals if each.released_at is None)
+
+    def rental_of(self, attempt: Attempt) -> Rental | None:
+        """The last machine that was asked for on behalf of `attempt`; None where machines aren't rented."""
+        mine = [each for each in self.rentals if each.attempt == attempt.number and not each.stray]
+        return mine[-1] if mine else None
 
     def generation_of(self, attempt: Attempt) -> Generation:
         return self.generations[attempt.generation - 1]

@@ -10,9 +10,10 @@ import msgspec
 
 from runctl.manifest.quantities import format_size
 from runctl.planner.money import rate_of
-from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreachable
+from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Interval
+from runctl.planner.rental import Demise, Ending, Release, Rental
 
 # The agent writes its state at least this often: an attempt found dead may have run this long after its last word.
 HEARTBEAT = timedelta(seconds=15)
@@ -30,22 +31,25 @@ def take_in(step: Pass) -> Pass:
     if live is None:
         return step
     seen = step.observed.attempt
+    rental = step.record.rental_of(live)
+    if rental is not None and (end := _never_up(live, rental, seen)) is not None:
+        return close(step, live, end, None)
     match seen:
-        case Unreachable() if live.orders.end == "assume_dead":
+        case Unreachable() if live.orders.end == "assume_dead" and rental is None:
             # Nobody saw it end: it counts as billed for as long as it could have gone on by its last orders.
             grant = live.orders.limits.money
             billed = max(step.now, grant.until) if grant and live.started_at else step.now
-            return _close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
+            return close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
         case None | Unreachable() | Starting():
             return step
         case Absent():
             if live.started_at is not None:
-                return _close(step, live, _lost("its run directory is gone"), step.now)
+                return close(step, live, _lost("its run directory is gone"), step.now)
             failed = step.observed.launch_failed
             if failed is not None and failed.attempt == live.number:
-                return _close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
-            if seen.as_of > live.launch_before + LATE_EFFECT:
-                return _close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
+                return close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
+            if rental is None and seen.as_of > live.launch_before + LATE_EFFECT:
+                return close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
             return step
         case Live():
             step = _report(_advance(step, live, seen))
@@ -56,7 +60,7 @@ def take_in(step: Pass) -> Pass:
             now = step.record.live
             assert now is not None
             now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
-            return _close(_report(step.with_attempt(now)), now, seen.end, seen.ended_at)
+            return close(_report(step.with_attempt(now)), now, seen.end, seen.ended_at)
         case Dead():
             step = _checkpoint(step, live, seen.newest, seen.durable)
             step = _bill(step, live, seen.started_at)
@@ -67,9 +71,32 @@ def take_in(step: Pass) -> Pass:
                 ended = ended if known is None else max(ended, min(known, seen.as_of))
             now = msgspec.structs.replace(now, active=_active_of(seen), durable=seen.durable)
             detail = "the agent is gone and left no exit record; no process of the attempt is alive"
-            return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)
+            return close(_report(step.with_attempt(now)), now, _lost(detail), ended)
         case _:  # pragma: no cover
             assert_never(seen)
+
+
+ENDS_UNSTARTED = {
+    "stop": EndReason.STOP,
+    "cancel": EndReason.CANCEL,
+    "replace": EndReason.REPLACE,
+    "assume_dead": EndReason.ASSUME_DEAD,
+}
+
+
+def _never_up(live: Attempt, rental: Rental, seen: AttemptSeen | None) -> AttemptEnd | None:
+    """How an attempt ended whose machine is gone, or never was, without an agent that anybody has heard of; None while
+    it may go on, or where its agent has left a last word to be read."""
+    if rental.released_at is None or live.started_at is not None:
+        return None
+    had_none = rental.released in (Release.REFUSED, Release.NO_EFFECT) or rental.demise is Demise.CAPACITY
+    if live.orders.end is not None and (had_none or isinstance(seen, Absent)):
+        return AttemptEnd(reason=ENDS_UNSTARTED[live.orders.end], detail="before its agent was up")
+    if had_none or not isinstance(seen, Absent):
+        return None
+    if rental.ends is Ending.UNREACHABLE:
+        return AttemptEnd(reason=EndReason.NOT_STARTED, detail="no agent came up on its machine")
+    return _lost("its machine went before its agent was up")
 
 
 def _latest_ends(live: Attempt, seen: Dead) -> Iterator[datetime]:
@@ -115,7 +142,8 @@ def _bill(step: Pass, live: Attempt, started_at: datetime | None) -> Pass:
         return step
     step = step.with_attempt(msgspec.structs.replace(live, started_at=started_at))
     generation = step.record.generation_of(live)
-    rate = rate_of(generation.job)
+    # A rented machine is billed by its own life, not by the attempt's.
+    rate = rate_of(generation.job) if step.record.rental_of(live) is None else None
     if rate is None:
         return step
     interval = Interval(
@@ -148,7 +176,7 @@ def _report(step: Pass) -> Pass:
     return msgspec.structs.replace(step, events=(*step.events, *(event for _, event in new)))
 
 
-def _close(
+def close(
     step: Pass, live: Attempt, end: AttemptEnd, ended_at: datetime | None, billed_until: datetime | None = None
 ) -> Pass:
     """The attempt is over: its reservation falls, its ledger interval closes (`billed_until`: if not with it)."""
@@ -157,9 +185,13 @@ def _close(
     ended_at = ended_at or step.now
     over = msgspec.structs.replace(now, end=end, ended_at=ended_at, reserved=0, draining=None)
     until = billed_until or ended_at
-    ledger = tuple(
-        msgspec.structs.replace(i, ended_at=max(until, i.started_at)) if i.ended_at is None else i
-        for i in step.record.ledger
+    ledger = (
+        tuple(
+            msgspec.structs.replace(i, ended_at=max(until, i.started_at)) if i.ended_at is None else i
+            for i in step.record.ledger
+        )
+        if step.record.rental_of(live) is None
+        else step.record.ledger
     )
     step = step.with_attempt(over).to(ledger=ledger, durable=step.record.durable + over.durable)
     quiet = end.reason in (EndReason.EXITED, EndReason.STOP, EndReason.CANCEL, EndReason.REPLACE) and not end.exit_code

@@ -39,6 +39,8 @@ def describe(step: Pass) -> Pass:
 
 def phase_of(step: Pass) -> Phase:
     record = step.record
+    if record.live is None and record.unreleased and (record.outcome is not None or record.stopped is not None):
+        return Phase.RELEASING
     if record.outcome is not None:
         return Phase.FINISHED
     if record.stopped is not None:
@@ -61,7 +63,8 @@ def waiting_for(step: Pass) -> str | None:
         return None
     clearance = clear(step.record, step)
     if isinstance(clearance, Go):
-        assert clearance.displaces is not None, "a job that may go has been launched by now"
+        if clearance.displaces is None:
+            return "its next attempt is about to be launched"
         return f"job `{clearance.displaces.job}` was asked to save and stop"
     return clearance.message
 
@@ -160,7 +163,9 @@ def _budget(step: Pass) -> Finding:
 
 
 def _released(step: Pass) -> Finding:
-    """A machine that the user owns is handed back when the attempt on it is over."""
+    """A machine that the user owns is handed back when the attempt on it is over; a rented one is seen to be gone."""
     if step.record.live is not None:
         return "False", "InUse", ""
+    if unreleased := step.record.unreleased:
+        return "False", "Releasing", ", ".join(each.instance or each.offer.name for each in unreleased)
     return "True", "NothingBilled", ""

@@ -28,6 +28,8 @@ LONGEST_RETRY = timedelta(seconds=120)
 # The share of a pause that its jitter may add or take.
 JITTER = 0.2
 MOST_UNSTARTED = 5
+# So often all that is on offer is asked for, before a job that never trained gives up.
+MOST_ROUNDS = 5
 
 # Less of a duration limit than this isn't worth an attempt: agents count it a little differently.
 LEAST_DURATION = timedelta(seconds=1)
@@ -136,6 +138,11 @@ def judge(record: Record, step: Pass) -> Verdict:
                     record, Rest(StopReason.LAUNCH_FAILED, f"{MOST_UNSTARTED} launches in a row had no effect")
                 )
             return _as_desired(record, Again(_backoff(record, attempt)))
+        case EndReason.NO_CAPACITY:
+            trained = any(each.training_at is not None for each in record.attempts)
+            if not trained and _in_a_row(record, EndReason.NO_CAPACITY) >= MOST_ROUNDS:
+                return Finish(OutcomeType.NO_CAPACITY, "Capacity")
+            return _as_desired(record, Again(_backoff(record, attempt)))
         case EndReason.LOST | EndReason.INTERRUPTION | EndReason.ASSUME_DEAD:
             allowed = record.job.retry.interruptions
             lost = sum(1 for a in _held(record) if a.end and a.end.reason in INTERRUPTED)
@@ -191,7 +198,7 @@ def _backoff(record: Record, attempt: Attempt) -> datetime:
     """1 s, 2 s, 4 s … 120 s after the end, moved by up to a fifth by a hash, so that many jobs don't retry in step."""
     count = _in_a_row(
         record, *INTERRUPTED, EndReason.REFUSED, EndReason.NOT_STARTED, EndReason.EXITED, EndReason.CAP,
-        EndReason.DURATION,
+        EndReason.DURATION, EndReason.NO_CAPACITY,
     )  # fmt: skip
     delay = min(LONGEST_RETRY, FIRST_RETRY * (1 << min(10, count - 1)))
     seed = blake2b(f"{record.uid}/{attempt.number}".encode(), digest_size=2).digest()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from runctl.manifest.job import Job
 from runctl.planner.actions import Launch
-from runctl.planner.observed import AttemptSeen, MachineSeen
+from runctl.planner.observed import AttemptSeen, InstanceSeen, Listing, MachineSeen
 from runctl.planner.record import Attempt, Event, Orders, Record
+from runctl.planner.rental import Offer, Refusal, Rental
 
 
 class ProviderError(Exception):
@@ -22,6 +24,18 @@ class LaunchRefused(ProviderError):
 
 class LaunchUnknown(ProviderError):
     """The launch may or may not have had an effect: look before sending anything else."""
+
+
+class RentRefused(ProviderError):
+    """The request for a machine definitely had no effect."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+class RentUnknown(ProviderError):
+    """The request for a machine may or may not have had an effect."""
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -52,3 +66,33 @@ class Provider(Protocol):
 
     async def forget(self, record: Record, *, checkpoints: bool) -> None:
         """Remove what the job left on its machine: run directories, and with `checkpoints` the durable ones, too."""
+
+
+class Tagged(msgspec.Struct, frozen=True):
+    """An instance with this owner's tags, and the job that they name."""
+
+    uid: str
+    seen: InstanceSeen
+
+
+class Cloud(Protocol):
+    """Where machines are rented. One sweep lists those of all jobs; a look at one job's reads the newest sweep.
+
+    `rent` and `end` finish what they began, the others may be cancelled. Raises `ProviderError` where nothing else is
+    said: what was asked for isn't known then.
+    """
+
+    async def offers(self, job: Job) -> tuple[Offer, ...]:
+        """What could be rented for the job, priced, in the order of its preference."""
+
+    async def rent(self, record: Record, rental: Rental) -> str:
+        """Send the request as it is frozen, once; the instance's id. Raises `RentRefused` or `RentUnknown`."""
+
+    async def end(self, instances: Sequence[str]) -> None:
+        """Terminate these; one that can't be ended doesn't keep the others from it."""
+
+    async def sweep(self) -> Sequence[Tagged]:
+        """List every instance of this owner."""
+
+    def listing(self, uid: str) -> Listing | None:
+        """A job's instances in the newest sweep; None before the first one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from traceback import format_exception
 from typing import assert_never
@@ -11,13 +11,15 @@ import anyio
 import msgspec
 
 from runctl.manifest.job import Platform
-from runctl.planner.actions import Action, AskToStop, Forget, Launch, Plan, SendOrders
+from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
 from runctl.planner.money import committed, reserves_more
-from runctl.planner.observed import GroupSeen, LaunchFailed, Observed
+from runctl.planner.observed import GroupSeen, InstanceSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Desired, Phase, Record
+from runctl.planner.releasing import GOING
+from runctl.planner.rental import MachineState, Offer
 from runctl.planner.requests import StopJob
-from runctl.providers.interface import LaunchRefused, Provider, ProviderError
+from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError, RentRefused, Tagged
 from runctl.reconciler.group_commit import GroupCommit
 from runctl.reconciler.work_queue import WorkQueue
 from runctl.store.interface import (
@@ -48,6 +50,9 @@ HEARTBEAT = timedelta(seconds=15)
 # Another controller's job is tried again after this: its holder may have died.
 LEASE_RETRY = timedelta(seconds=1)
 
+# Rented machines are listed this often: one request for all jobs.
+SWEEP = timedelta(seconds=15)
+
 STORE_RETRY = timedelta(seconds=1)
 DEFECT_RETRY = timedelta(seconds=10)
 DEFECT = "a defect of runctl"
@@ -59,7 +64,9 @@ class Held(msgspec.Struct):
     epoch: int
     versioned: Versioned
     glance: object = None
+    listed: tuple[InstanceSeen, ...] = ()
     failed: LaunchFailed | None = None
+    answer: RentAnswer | None = None
 
 
 class Controller:
@@ -79,10 +86,12 @@ class Controller:
         only: Collection[str] | None = None,
         glance: timedelta = GLANCE,
         trouble: Callable[[str], None] = lambda message: None,
+        clouds: Mapping[Platform, Cloud] | None = None,
     ) -> None:
         self._store = store
         self._commit = GroupCommit(store)
         self._providers = providers
+        self._clouds = clouds or {}
         self._me = me
         self._environ = environ
         self._clock = clock
@@ -107,6 +116,8 @@ class Controller:
             async with anyio.create_task_group() as tasks:
                 for _ in range(WORKERS):
                     tasks.start_soon(self._work)
+                for platform in self._clouds:
+                    tasks.start_soon(self._sweep, platform)
                 await self._watch(linger)
                 tasks.cancel_scope.cancel()
         finally:
@@ -187,6 +198,43 @@ class Controller:
                 held.glance = glance
                 self._queue.add(uid)
 
+    async def _sweep(self, platform: Platform) -> None:
+        """List the machines of all jobs now and then, as long as a job here has to do with that cloud."""
+        cloud = self._clouds[platform]
+        while True:
+            if any(held.versioned.record.job.instance.platform is platform for held in self._held.values()):
+                try:
+                    await self._take_in(cloud, await cloud.sweep())
+                except (StoreUnavailable, ProviderError) as error:
+                    self._trouble(str(error))
+            await anyio.sleep(SWEEP.total_seconds())
+
+    async def _take_in(self, cloud: Cloud, listed: Sequence[Tagged]) -> None:
+        """Wake the jobs that a sweep is of interest to; end what belongs to no job that anybody knows."""
+        for uid, held in self._held.items():
+            listing, record = cloud.listing(uid), held.versioned.record
+            shown = () if listing is None else listing.instances
+            if shown != held.listed or any(each.state is not MachineState.RUNNING for each in record.unreleased):
+                held.listed = shown
+                self._queue.add(uid)
+        orphans = []
+        for uid in sorted({each.uid for each in listed} - self._held.keys()):
+            # Read after the sweep: an intent is in the store before its request is sent.
+            try:
+                record = self._store.get(uid).record
+            except NotFound:
+                orphans += [each.seen for each in listed if each.uid == uid]
+                continue
+            known = {each.instance: each for each in record.rentals}
+            for seen in (each.seen for each in listed if each.uid == uid):
+                released = seen.id in known and known[seen.id].released_at is not None
+                if (seen.id not in known or released) and seen.state not in GOING:
+                    self._queue.add(uid)
+        ends = [each.id for each in orphans if each.state not in GOING]
+        if ends:
+            self._trouble(f"ending {', '.join(ends)}: tagged as this owner's, and of no job that is known")
+            await cloud.end(ends)
+
     async def _work(self) -> None:
         while True:
             uid = self._queue.take()
@@ -232,7 +280,7 @@ class Controller:
             money = made.record.live.orders.limits.money
             if money is not None and now <= money.until < now + HEARTBEAT:  # a look then ends what its agent can't
                 self._queue.add_at(uid, money.until + timedelta(milliseconds=1))
-        if made.record != record or held.failed is not None:
+        if made.record != record or held.failed is not None or held.answer is not None:
             self._queue.add(uid)
         elif rests(made.record) or made.yields:
             await self._let_go(uid, held)
@@ -275,8 +323,10 @@ class Controller:
         live = record.live
         sight = await provider.look(record, live) if live is not None else None
         wants = live is None and record.outcome is None and record.stopped is None and record.desired is Desired.RUN
-        machine = await provider.machine(record) if wants else None
+        machine = await provider.machine(record) if wants and not record.rented else None
         failed, held.failed = held.failed, None
+        answer, held.answer = held.answer, None
+        cloud = self._clouds.get(record.job.instance.platform)
         return Observed(
             attempt=sight.attempt if sight else None,
             machine=machine,
@@ -285,7 +335,21 @@ class Controller:
             missing_secrets=tuple(s.name for s in record.job.secrets if s.name not in self._environ),
             launch_failed=failed,
             agent_events=sight.events if sight else (),
+            listing=cloud.listing(record.uid) if cloud is not None else None,
+            offers=await self._offers(cloud, record, wants=wants) if cloud is not None else None,
+            rent_answer=answer,
         )
+
+    async def _offers(self, cloud: Cloud, record: Record, *, wants: bool) -> tuple[Offer, ...] | None:
+        """What could be rented, where a machine is wanted."""
+        rental = record.rental_of(record.live) if record.live is not None else None
+        if not wants and (rental is None or rental.released_at is None):
+            return None
+        try:
+            return await cloud.offers(record.job)
+        except ProviderError as error:
+            self._trouble(str(error))
+            return None
 
     def _group(self, record: Record, now: datetime) -> GroupSeen:
         if record.group is None:
@@ -329,6 +393,14 @@ class Controller:
                     # A refusal speaks for its own sending alone: an earlier one may still have its effect.
                     self._trouble(str(error))
                     self._queue.add_at(record.uid, self._clock() + STORE_RETRY)
+            case Rent():
+                await self._rent(held, action)
+            case EndMachine(instance=instance):
+                try:
+                    await self._cloud(record).end([instance])
+                except ProviderError as error:
+                    # The planner asks again until it is seen to be gone.
+                    self._trouble(f"{instance} of `{record.name}` couldn't be ended: {error}")
             case SendOrders(attempt=number, orders=orders):
                 try:
                     await provider.order(record, number, orders, held.epoch)
@@ -345,6 +417,22 @@ class Controller:
             case _:  # pragma: no cover
                 assert_never(action)
 
+    async def _rent(self, held: Held, action: Rent) -> None:
+        record, rental = held.versioned.record, action.rental
+        if self._clock() > rental.launch_before:
+            self._queue.add_at(record.uid, self._clock())
+            return
+        try:
+            instance = await self._cloud(record).rent(record, rental)
+            held.answer = RentAnswer(token=rental.token, instance=instance)
+        except RentRefused as error:
+            held.answer = RentAnswer(token=rental.token, refusal=error.refusal, message=str(error), again=action.again)
+        except ProviderError as error:
+            self._trouble(f"a machine for `{record.name}` was asked for, with what effect isn't known: {error}")
+
+    def _cloud(self, record: Record) -> Cloud:
+        return self._clouds[record.job.instance.platform]
+
     def _provider(self, record: Record) -> Provider:
         return self._providers[record.job.instance.platform]
 
@@ -359,6 +447,6 @@ class Controller:
 
 def rests(record: Record) -> bool:
     """Nothing is to be done for the job until somebody asks."""
-    if record.live is not None or record.desired is Desired.DELETED:
+    if record.live is not None or record.unreleased or record.desired is Desired.DELETED:
         return False
     return record.outcome is not None or record.stopped is not None

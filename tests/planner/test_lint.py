@@ -88,7 +88,8 @@ BREACHES: dict[str, tuple[Record, Record]] = {
     "an attempt follows one that isn't over": (LIVE, second(LIVE)),
     "2 attempts were added": (OVER, second(second(OVER, end=OVER.attempts[0].end), number=3, token="t3")),
     "attempt 1 was over, and has changed": (OVER, OVER.with_attempt(change(OVER.attempts[0], active=9.0))),
-    "the intent of attempt 1 has changed": (LIVE, with_live(LIVE, launch_before=T0)),
+    "the intent of attempt 1 has changed": (LIVE, with_live(LIVE, intended_at=T0 - timedelta(seconds=1))),
+    "the launch window of attempt 1 has moved": (LIVE, with_live(LIVE, launch_before=T0)),
     "the start of attempt 1 has moved": (LIVE, with_live(LIVE, started_at=T0 + timedelta(seconds=1))),
     "the job is finished or rests, and an attempt is live": (
         LIVE, change(LIVE, stopped=Stopped(reason=StopReason.USER, message="", at=T0))

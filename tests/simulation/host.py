@@ -19,7 +19,7 @@ from runctl.agent.orders import Orders as AgentOrders
 from runctl.agent.orders import parse_orders
 from runctl.agent.spec import Spec
 from runctl.planner.actions import Launch
-from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Holder, Live, MachineSeen, Starting
+from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Holder, Live, MachineSeen, Starting, Unreachable
 from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local.files import orders_json
@@ -74,6 +74,7 @@ class Run:
     # Its life
 
     def begin(self) -> None:
+        self.host.runs[self.key] = self
         holder = self.host.holder
         if holder is not None and holder.alive and not self.shares:
             self.end("refused", f"attempt {holder.key[1]} of `{holder.name}` holds this machine", started=False)
@@ -234,6 +235,7 @@ class Run:
         self.agent = self.guardian = False
         self._gone()
         self.life.say("attempt", *self.key, "ends", reason, code)
+        self.host.emptied(self)
 
     def _gone(self) -> None:
         self.over = self.life.loop.time()
@@ -267,6 +269,22 @@ class Run:
         if self.guardian and self.exit is None:
             self.salvage()
             self.end("lost", "the agent was killed")
+
+    def interrupt(self) -> None:
+        """Its host is about to go, and says so."""
+        if self.agent and self.exit is None:
+            self.seen.interrupted = True
+            self.turn()
+
+    def cut(self) -> None:
+        """The power is off: nothing runs any more, and nothing is written down."""
+        if self.exit is not None or not self.alive:
+            return
+        self.agent = self.guardian = False
+        if self.training is not None:
+            self.training.kill()
+        self.life.say("attempt", *self.key, "is cut off")
+        self._gone()
 
     def salvage(self) -> None:
         known = self.durable[-1].step if self.durable else -1
@@ -311,8 +329,11 @@ class Run:
 
 
 class Host:
-    def __init__(self, life: Life) -> None:
+    """A machine with an agent's run directories. What is billed for it, if anything is, its landlord knows."""
+
+    def __init__(self, life: Life, name: str = "this machine") -> None:
         self.life = life
+        self.name = name
         self.runs: dict[tuple[str, int], Run] = {}
         self.holder: Run | None = None
         self._specs: dict[object, Spec] = {}
@@ -344,17 +365,25 @@ class Host:
         if launch.attempt.number < newest:
             self.life.count("fenced")
             return
-        run = self.runs[key] = Run(self, record, launch, epoch)
+        run = Run(self, record, launch, epoch)
+        self.life.runs.append(run)
         self.life.say("attempt", *key, "is claimed")
         run.begin()
 
+    def emptied(self, run: Run) -> None:
+        """An attempt has come to its end here, by itself."""
 
-class MachinePort:
+
+class HostPort:
     """What one node sees of the machine, and does to it."""
 
     def __init__(self, life: Life, node: Node) -> None:
         self._life = life
         self._node = node
+
+    def _host(self, record: Record, attempt: Attempt) -> Host | None:
+        """The machine of an attempt; None if it can't be reached."""
+        return self._life.host
 
     def _alive(self) -> None:
         if self._node.dead:
@@ -374,8 +403,11 @@ class MachinePort:
     async def look(self, record: Record, attempt: Attempt) -> Sight:
         self._alive()
         self._life.looks += 1
-        run = self._life.host.runs.get((record.uid, attempt.number))
         now = self._node.clock()
+        host = self._host(record, attempt)
+        if host is None:
+            return Sight(Unreachable(as_of=now, why="it doesn't answer"))
+        run = host.runs.get((record.uid, attempt.number))
         return Sight(Absent(as_of=now) if run is None else run.look(now))
 
     def glance(self, record: Record, attempt: Attempt) -> object:
@@ -384,6 +416,9 @@ class MachinePort:
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         self._node.at("before a launch")
+        host = self._host(record, launch.attempt)
+        if host is None:
+            raise LaunchUnknown("it doesn't answer")
         if self._life.weather.strikes("launch refused"):
             self._life.count("launch refused")
             raise LaunchRefused("no space left on the device")
@@ -393,9 +428,9 @@ class MachinePort:
         if self._life.weather.strikes("launch late"):
             self._life.count("launch late")
             late = self._life.dice.between("launch late by", 1.0, LATEST_LAUNCH)
-            self._life.later(late, lambda: self._life.host.launch(record, launch, epoch))
+            self._life.later(late, lambda: host.launch(record, launch, epoch))
             raise LaunchUnknown("the launcher hangs")
-        self._life.host.launch(record, launch, epoch)
+        host.launch(record, launch, epoch)
         self._node.at("after a launch")
         if self._life.weather.strikes("launch answer lost"):
             self._life.count("launch answer lost")
@@ -406,7 +441,10 @@ class MachinePort:
         if self._life.weather.strikes("orders refused"):
             self._life.count("orders refused")
             raise ProviderError("no space left on the device")
-        run = self._life.host.runs.get((record.uid, attempt))
+        host = self._host(record, record.attempts[attempt - 1])
+        if host is None:
+            raise ProviderError("it doesn't answer")
+        run = host.runs.get((record.uid, attempt))
         if run is not None and run.exit is None:
             run.orders = parse_orders(orders_json(orders, epoch))
             run.later(self._life.dice.between("orders read", 0.0, 1.0), run.turn)

@@ -13,16 +13,18 @@ import anyio.to_thread
 from planner.kit import T0, job, source
 
 from runctl.agent import policy
+from runctl.manifest.job import Platform
 from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
 from runctl.reconciler.controller import DEFECT, rests
 from runctl.store.interface import Ask, ControllerId, Create, NotFound, StoreError
 
+from . import oracles
 from .dice import Dice, Weather
-from .host import Host, Run, ref_of
+from .host import Host, HostPort, Run, ref_of
 from .loop import NODE, Loop, ordered
 from .node import Node
-from .oracles import Violation, check, final
+from .oracles import Violation
 from .training import Kind, Save
 
 STORM_SECONDS = 240.0
@@ -50,6 +52,24 @@ FAULTS = {
     "suspended in a write": 0.05,
     "second controller": 0.5,
     "user": 0.9,
+    "lagging listings": 1.0,
+    "stale listing": 0.5,
+    "missing from a listing": 0.3,
+    "small pages": 0.5,
+    "throttled": 0.2,
+    "no capacity": 0.6,
+    "no quota": 0.2,
+    "server fails": 0.2,
+    "request lost": 0.2,
+    "request late": 0.3,
+    "answer lost": 0.2,
+    "dies pending": 0.3,
+    "pends for ever": 0.1,
+    "never boots": 0.2,
+    "reclaim": 0.8,
+    "machine fails": 0.2,
+    "partition": 0.5,
+    "last word lost": 0.2,
 }
 
 RATE = "instance: {hourly_rate: 3.60 USD}\ncost: {cap: %s USD}\n"
@@ -81,6 +101,7 @@ class Life:
         self.counts: Counter[str] = Counter()
         self.looks = self.moves = self.writes = 0
         self.nodes: list[Node] = []
+        self.runs: list[Run] = []
         self.host = Host(self)
         from .node import MemoryStore
 
@@ -117,12 +138,12 @@ class Life:
     def happened(self) -> None:
         """Something in the world has changed: the promises hold now, too."""
         self.moves += 1
-        check(self)
+        self.check()
 
     def wrote(self) -> None:
         self.writes += 1
         self.last_write = self.loop.time()
-        check(self)
+        self.check()
 
     def is_alive(self, holder: ControllerId) -> bool:
         node = self.nodes[int(holder.start)]
@@ -173,9 +194,27 @@ class Life:
             self.later(self.dice.between("both killed when", 0.1, 60.0), run.kill_both)
 
     def forgets(self, record: Record, checkpoints: bool) -> None:
-        if any(run.alive for (uid, _), run in self.host.runs.items() if uid == record.uid):
+        if any(run.alive for run in self.runs if run.key[0] == record.uid):
             raise Violation(self, f"the run directories of {record.uid} are removed while it runs")
         self.forgotten.add(record.uid)
+
+    def run_of(self, uid: str, number: int) -> Run | None:
+        return next((run for run in self.runs if run.key == (uid, number)), None)
+
+    # What is different where machines are rented
+
+    storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
+    jobs: tuple[str, ...] = JOBS
+
+    def ports(self, node: Node) -> tuple[dict[Platform, Any], dict[Platform, Any]]:
+        """What a controller sees of machines, and of where they are rented."""
+        return {Platform.LOCAL: HostPort(self, node)}, {}
+
+    def check(self) -> None:
+        oracles.check(self)
+
+    def final(self) -> None:
+        oracles.final(self)
 
     # The life
 
@@ -185,7 +224,7 @@ class Life:
         self._start_node()
         self._plan_controllers()
         self._plan_user()
-        self.loop.run_until(STORM_SECONDS)
+        self.loop.run_until(self.storm_seconds)
         self.weather.calm = True
         self.say("calm")
         for node in self.nodes:
@@ -193,20 +232,20 @@ class Life:
                 self.loop.resume(node)
         self._end_what_hangs()
         began = self.loop.time()
-        while self.loop.time() < began + CALM_SECONDS and not self._rested():
+        while self.loop.time() < began + self.calm_seconds and not self._rested():
             self.loop.run_until(self.loop.time() + 5.0)
         if not self._rested():
-            raise Violation(self, f"jobs don't come to their end within {CALM_SECONDS:.0f} s of calm")
+            raise Violation(self, f"jobs don't come to their end within {self.calm_seconds:.0f} s of calm")
         self.loop.run_until(self.loop.time() + 10.0)
         quiet_since = self.loop.time()
         self.loop.run_until(quiet_since + SILENCE_SECONDS)
         if self.last_write > quiet_since:
             raise Violation(self, "something is written though nothing is left to do")
-        final(self)
+        self.final()
 
     def _create(self, number: int) -> None:
         uid, name = f"uid{number}", f"job-{number}"
-        spec = job(self.dice.pick("job", JOBS), name)
+        spec = job(self.dice.pick("job", self.jobs), name)
         self.kinds[uid] = self._kind()
         record = Record(
             uid=uid, name=name, owner="me", group=None, order=number, created_at=T0, desired=Desired.RUN,
@@ -280,11 +319,11 @@ class Life:
     def _plan_user(self) -> None:
         for _ in range(self.dice.whole("requests", 0, 4)):
             if self.weather.strikes("user"):
-                self.later(self.dice.between("asks when", 0.0, STORM_SECONDS), self._ask)
+                self.later(self.dice.between("asks when", 0.0, self.storm_seconds), self._ask)
 
     def _end_what_hangs(self) -> None:
         """A training that hangs under no limit goes on for ever: the user sees that, and cancels it."""
-        for run in self.host.runs.values():
+        for run in self.runs:
             if run.training is not None and run.training.alive and run.training.hangs:
                 self.count("user: cancel")
                 self._write(Ask(run.key[0], CancelJob(at=T0 + timedelta(seconds=self.loop.time()), why="it hangs")))
@@ -310,7 +349,7 @@ class Life:
                 self.deleted.add(uid)
                 self._write(Ask(uid, DeleteJob(at=now, checkpoints=False)))
             case _:
-                spec = job(self.dice.pick("edit", JOBS), record.name) if what == "edit" else record.job
+                spec = job(self.dice.pick("edit", self.jobs), record.name) if what == "edit" else record.job
                 replace = what == "edit"
                 number = record.generation.number
                 request = Apply(at=now, job=spec, source=source(), generation=number, replace=replace)
@@ -375,9 +414,11 @@ class Simulation:
         policy.LONGEST_WAIT = self._longest_wait
         self._ordered.__exit__(None, None, None)
 
-    def life(self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset()) -> Life:
+    def life(
+        self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset(), kind: type[Life] = Life
+    ) -> Life:
         """Live it. Raises Violation."""
-        life = Life(seed, crash_at, silenced)
+        life = kind(seed, crash_at, silenced)
         try:
             life.live()
         finally:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from planner.kit import T0
 
-from runctl.manifest.job import Platform
 from runctl.reconciler.controller import Controller
 from runctl.store.interface import ControllerId, Receipt, StoreUnavailable, Versioned, Write
 from runctl.store.sqlite import _SCHEMA, SqliteStore
@@ -67,12 +66,11 @@ class Node(Scheduled):
         return T0 + timedelta(seconds=true + self.clock_offset + self.drift * true)
 
     def start(self) -> None:
-        from .host import MachinePort
-
-        ports = {Platform.LOCAL: MachinePort(self.life, self)}
+        providers, clouds = self.life.ports(self)
         controller = Controller(
-            StorePort(self.life, self), ports, self.me, {}, self.clock, glance=GLANCE, trouble=self.life.note_trouble
-        )
+            StorePort(self.life, self), providers, self.me, {}, self.clock, glance=GLANCE,
+            trouble=self.life.note_trouble, clouds=clouds,
+        )  # fmt: skip
         context = contextvars.copy_context()
         context.run(NODE.set, self)
         self.task = context.run(self.life.loop.create_task, controller.run(linger=timedelta(seconds=2)))

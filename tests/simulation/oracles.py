@@ -9,6 +9,7 @@ from runctl.planner.record import EndReason, OutcomeType, Record
 if TYPE_CHECKING:
     from .host import Run
     from .life import Life
+    from .rented import RentedLife
 
 
 class Violation(AssertionError):
@@ -27,21 +28,26 @@ class Violation(AssertionError):
 def check(life: Life) -> None:
     """What holds after every event."""
     _one_training_on_the_machine(life)
-    for run in life.host.runs.values():
+    for run in life.runs:
         if run.over is None:
             _within_the_cap(life, run)
 
 
 def final(life: Life) -> None:
     """What holds when everything is over."""
-    for run in life.host.runs.values():
+    for run in life.runs:
+        _within_the_cap(life, run)
+    jobs_are_what_the_world_says(life)
+
+
+def jobs_are_what_the_world_says(life: Life) -> None:
+    for run in life.runs:
         if run.alive:
             raise Violation(life, f"attempt {run.key} is alive, and nobody cares for it")
-        _within_the_cap(life, run)
     for uid in life.uids:
         record = life.record(uid)
         if record is None:
-            if uid not in life.deleted and uid in {key[0] for key in life.host.runs}:
+            if uid not in life.deleted and uid in {run.key[0] for run in life.runs}:
                 raise Violation(life, f"{uid} is gone, though nobody deleted it")
             continue
         _truth_of_the_end(life, record)
@@ -50,9 +56,33 @@ def final(life: Life) -> None:
 
 
 def _one_training_on_the_machine(life: Life) -> None:
-    alive = [run.key for run in life.host.runs.values() if run.training is not None and run.training.alive]
+    alive = [run.key for run in life.runs if run.training is not None and run.training.alive]
     if len(alive) > 1:
         raise Violation(life, f"two trainings on one machine: {alive}")
+
+
+def one_training_a_job(life: RentedLife) -> None:
+    """However many machines there are, a job trains on one of them."""
+    alive = [run.key[0] for run in life.runs if run.training is not None and run.training.alive]
+    if len(alive) != len(set(alive)):
+        raise Violation(life, f"a job trains twice: {alive}")
+
+
+def rented_within_the_cap(life: RentedLife) -> None:
+    bills: dict[str, float] = {}
+    for instance in life.cloud.instances.values():
+        bills[instance.uid] = bills.get(instance.uid, 0.0) + instance.bill()
+    for uid, micros in bills.items():
+        record = life.record(uid)
+        caps = [] if record is None else [each.job.cost.cap for each in record.generations]
+        if caps and all(cap is not None for cap in caps) and micros > max(cap.micros for cap in caps if cap):
+            raise Violation(life, f"{uid} has cost {micros:.0f} micro-dollars, its cap is {max(map(str, caps))}")
+
+
+def nothing_rented_is_left(life: RentedLife) -> None:
+    left = [each.name for each in life.cloud.instances.values() if each.going_at is None]
+    if left:
+        raise Violation(life, f"{', '.join(left)} are billed, and nothing is left to do")
 
 
 def bill(life: Life, uid: str) -> dict[int, float]:
@@ -60,7 +90,7 @@ def bill(life: Life, uid: str) -> dict[int, float]:
     now = life.loop.time()
     return {
         run.key[1]: (now if run.over is None else run.over) - run.began
-        for run in life.host.runs.values()
+        for run in life.runs
         if run.key[0] == uid and not (run.exit is not None and run.exit["started"] is None)
     }
 
@@ -84,7 +114,7 @@ def _truth_of_the_end(life: Life, record: Record) -> None:
     outcome, attempt = record.outcome, record.attempt
     if outcome is None or attempt is None or outcome.reason == "DoesNotFit":
         return  # the last attempt's end isn't what the outcome is of
-    run = life.host.runs.get((record.uid, attempt.number))
+    run = life.run_of(record.uid, attempt.number)
     told = (outcome.exit_code, outcome.signal)
     if run is None or run.exit is None:
         if told != (None, None) or outcome.type is OutcomeType.SUCCEEDED:
@@ -105,7 +135,7 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         raise Violation(life, f"the record of {record.uid} names {ref.path}, which never was durable")
     newest: int | None = None
     for attempt in record.attempts:
-        run = life.host.runs.get((record.uid, attempt.number))
+        run = life.run_of(record.uid, attempt.number)
         if run is None or run.training is None:
             continue
         resumes = attempt.resume is not None
@@ -122,7 +152,7 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
 
 def _attempts_are_those_of_the_world(life: Life, record: Record) -> None:
     known = {attempt.number for attempt in record.attempts}
-    real = {number for uid, number in life.host.runs if uid == record.uid}
+    real = {run.key[1] for run in life.runs if run.key[0] == record.uid}
     if not real <= known:
         raise Violation(life, f"attempts {sorted(real - known)} of {record.uid} are in nobody's books")
     for attempt in record.attempts:

@@ -1,0 +1,77 @@
+"""Phase 7: end the rented machines that nothing needs any more, until each is seen to be gone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+from runctl.planner.actions import EndMachine
+from runctl.planner.machines import replaced
+from runctl.planner.observed import Dead, Ended, Live, Starting
+from runctl.planner.passing import Pass
+from runctl.planner.rental import Ending, MachineState, Rental
+from runctl.planner.seeing import LATE_EFFECT
+
+# An end that was asked for is asked for again after this, then after twice as long, up to the longest pause.
+FIRST_PAUSE = timedelta(seconds=10)
+LONGEST_PAUSE = timedelta(minutes=5)
+
+# The controller's own layer of the cap: it ends a machine that neither its agent nor its timer has ended by then.
+BEFORE_CEILING = timedelta(seconds=30)
+
+GOING = (MachineState.SHUTTING_DOWN, MachineState.TERMINATED)
+
+
+def release(step: Pass) -> Pass:
+    """Ask for the end of each machine that is to go, again and again; ending one's own machine needs no fresh look."""
+    for rental in step.record.unreleased:
+        why = rental.ends or _why_to_end(step, rental)
+        if why is not None:
+            step = _end(step, rental, why)
+        elif rental.not_after is not None:
+            step = step.wake(rental.not_after - BEFORE_CEILING)
+    return _end_what_lives_on(step)
+
+
+def _why_to_end(step: Pass, rental: Rental) -> Ending | None:
+    live, seen = step.record.live, step.observed.attempt
+    if live is None or step.record.rental_of(live) is not rental:
+        return Ending.ATTEMPT_OVER
+    if live.orders.end == "assume_dead":
+        return Ending.VOUCHED
+    if rental.not_after is not None and step.now >= rental.not_after - BEFORE_CEILING:
+        return Ending.CEILING
+    up = live.started_at is not None or isinstance(seen, Live | Starting | Ended | Dead)
+    if not up and live.orders.end is not None:
+        return Ending.NOT_WANTED
+    if rental.state in (MachineState.STOPPING, MachineState.STOPPED):
+        return Ending.STOPPED
+    late = step.now > (live.launch_before + LATE_EFFECT if rental.state is MachineState.RUNNING else rental.pending_until)
+    return Ending.UNREACHABLE if late and not up and rental.instance is not None else None
+
+
+def _end(step: Pass, rental: Rental, why: Ending) -> Pass:
+    if rental.ends is None:
+        what = rental.instance or rental.offer.name
+        step = step.say("Normal", "MachineEnding", f"{what}: {why.value}")
+    wanted = msgspec.structs.replace(rental, ends=why)
+    if rental.instance is None or rental.state in GOING:
+        # Not known yet, or on its way: only looking helps.
+        step = step if wanted == rental else replaced(step, rental, wanted)
+        return step.wake(step.now + FIRST_PAUSE)
+    due = rental.asked_at + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(8, rental.ends_asked - 1))
+    if rental.ends_asked and step.now < due:
+        return step.wake(due)
+    wanted = msgspec.structs.replace(wanted, asked_at=step.now, ends_asked=rental.ends_asked + 1)
+    return replaced(step, rental, wanted).do(EndMachine(instance=rental.instance)).wake(step.now + FIRST_PAUSE)
+
+
+def _end_what_lives_on(step: Pass) -> Pass:
+    """A machine that counted as gone, and is listed alive all the same."""
+    listing = step.observed.listing
+    gone = {each.instance for each in step.record.rentals if each.released_at is not None}
+    for seen in listing.instances if listing is not None else ():
+        if seen.id in gone and seen.state not in GOING:
+            step = step.do(EndMachine(instance=seen.id))
+    return step

@@ -1,0 +1,125 @@
+"""Lives on rented machines: the real provider's requests and error handling, against the simulated cloud."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from planner.kit import T0
+
+from runctl.manifest.job import Job, Platform
+from runctl.planner.observed import Absent, Dead
+from runctl.planner.record import Attempt, Record
+from runctl.planner.rental import Market, Offer
+from runctl.providers.aws.cloud import Ec2
+from runctl.providers.interface import Sight
+
+from . import oracles
+from .cloud import CloudPort, SimulatedCloud
+from .host import Host, HostPort, Run, _instant
+from .life import Life
+from .node import Node
+
+PRICES = {"g5.xlarge": 3_600_000, "g4dn.xlarge": 2_400_000}
+ZONES = ("us-east-1a", "us-east-1b")
+SPOT_SHARE = 0.5
+
+INSTANCE = "instance: {platform: aws, type: %s, region: us-east-1, capacity: %s}\n"
+ONE, TWO = "g5.xlarge", "[g5.xlarge, g4dn.xlarge]"
+CHECKPOINT = "checkpoint: {upload: s3://bucket/ckpt/, grace: %s%s}\n"
+PLAIN = CHECKPOINT % ("5s", "")
+JOBS = (
+    INSTANCE % (ONE, "on-demand") + PLAIN + "cost: {cap: 2 USD}\n",
+    INSTANCE % (TWO, "spot") + PLAIN + "cost: {cap: 2 USD}\n",
+    INSTANCE % (TWO, "spot-then-on-demand") + PLAIN + "cost: {cap: 1.50 USD}\n",
+    INSTANCE % (ONE, "spot") + PLAIN + "cost: {cap: 0.70 USD}\nretry: {interruptions: 2}\n",
+    INSTANCE % (ONE, "spot-then-on-demand") + PLAIN + "cost: {cap: 0.50 USD}\n",
+    INSTANCE % (TWO, "on-demand") + PLAIN + "cost: {cap: none}\nlimits: {duration: 60s}\n",
+    INSTANCE % (TWO, "spot") + PLAIN + "cost: {cap: 3 USD, max_hourly: 1.50 USD}\nretry: {failures: 2}\n",
+    INSTANCE % (TWO, "spot") + CHECKPOINT % ("10s", ", every: 10s, deadline: 30s, on_deadline: save")
+    + "cost: {cap: 1 USD}\n",
+    INSTANCE % (ONE, "on-demand") + PLAIN + "cost: {cap: none}\nlimits: {hang: 40s}\n",
+)  # fmt: skip
+
+# Attempts of a life on rented machines take minutes before they train, and the request of one that was lost isn't
+# given up for a quarter of an hour.
+STORM_SECONDS = 900.0
+CALM_SECONDS = 3600.0 + 900.0
+
+
+class RentedLife(Life):
+    storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
+    jobs = JOBS
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.cloud = SimulatedCloud(self)
+        # The storage that outlives machines: an attempt's last word. Checkpoints that are durable are in `durable`.
+        self.words: dict[tuple[str, int], Run] = {}
+
+    def ports(self, node: Node) -> tuple[dict[Platform, Any], dict[Platform, Any]]:
+        cloud = Ec2(CloudPort(self, node), "me", self._offers, node.clock)
+        return {Platform.AWS: RentedHostPort(self, node)}, {Platform.AWS: cloud}
+
+    async def _offers(self, job: Job) -> tuple[Offer, ...]:
+        """In the order of the manifest's types, each zone of one before the next type."""
+        now = T0 + timedelta(seconds=self.loop.time())
+        return tuple(
+            Offer(
+                type=kind, zone=zone, market=market, hourly=self.most(kind, market is Market.SPOT), minimum=60,
+                source="simulated", quoted_at=now,
+                max_price=self.most(kind, True) if market is Market.SPOT else None,
+            )
+            for kind in job.instance.type
+            for zone in ZONES
+            for market in Market
+        )  # fmt: skip
+
+    def most(self, kind: str, spot: bool) -> int:
+        """Micro-dollars an hour at worst."""
+        return int(PRICES[kind] * (SPOT_SHARE if spot else 1))
+
+    def price(self, kind: str, zone: str, spot: bool) -> int:
+        """What is billed in truth: on the spot market it may be less than what was offered for it."""
+        most = self.most(kind, spot)
+        return int(most * self.dice.between("spot price", 0.6, 1.0)) if spot else most
+
+    def check(self) -> None:
+        oracles.one_training_a_job(self)
+        oracles.rented_within_the_cap(self)
+
+    def final(self) -> None:
+        oracles.nothing_rented_is_left(self)
+        oracles.rented_within_the_cap(self)
+        oracles.jobs_are_what_the_world_says(self)
+
+
+class RentedHostPort(HostPort):
+    """The hosts of rented machines, reached through a network; and what they have left in the storage."""
+
+    _life: RentedLife
+
+    def _host(self, record: Record, attempt: Attempt) -> Host | None:
+        rental = record.rental_of(attempt)
+        instance = self._life.cloud.instances.get(rental.instance or "") if rental is not None else None
+        return instance if instance is not None and instance.reachable else None
+
+    async def look(self, record: Record, attempt: Attempt) -> Sight:
+        rental = record.rental_of(attempt)
+        if rental is None or rental.released_at is None:
+            return await super().look(record, attempt)
+        self._alive()
+        self._life.looks += 1
+        now, key = self._node.clock(), (record.uid, attempt.number)
+        run = self._life.words.get(key)
+        if run is not None:
+            return Sight(run.look(now))
+        run = self._life.run_of(*key)
+        if run is None or run.training is None:
+            return Sight(Absent(as_of=now))
+        newest = self._life.ref(key, run.durable[-1]) if run.durable else None
+        seen = Dead(
+            as_of=now, started_at=_instant(run.started.wall), last_seen=_instant(run.heartbeat),
+            active=run.heartbeat - run.started.wall, durable=len(run.durable), newest=newest,
+        )  # fmt: skip
+        return Sight(seen)
