@@ -228,9 +228,11 @@ def _resend(step: Pass, live: Attempt) -> Pass:
 
 def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
     """Send the request for its machine again while nothing is known of it; after a refusal, ask for the next one."""
-    if rental.ends is not None or live.orders.end is not None:
+    if live.orders.end is not None:
         return step
     if rental.released_at is None:
+        if rental.ends is not None:
+            return step
         listing = step.observed.listing
         unseen = rental.instance is None and listing is not None and listing.as_of > rental.asked_at
         if not unseen or step.now > rental.launch_before:

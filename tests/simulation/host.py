@@ -51,6 +51,7 @@ class Run:
         self.current = AgentOrders(0, 0, AgentLimits(), None)
         self.orders = parse_orders(orders_json(launch.attempt.orders, epoch))
         self.agent = self.guardian = True
+        self.is_cut = False
         self.seen = policy.Observed()
         self.started = host.now()
         self.began = self.life.loop.time()
@@ -281,6 +282,7 @@ class Run:
         if self.exit is not None or not self.alive:
             return
         self.agent = self.guardian = False
+        self.is_cut = True
         if self.training is not None:
             self.training.kill()
         self.life.say("attempt", *self.key, "is cut off")

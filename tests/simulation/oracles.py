@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from .rented import RentedLife
 
 
+# A checkpoint is on its way for as long as this: noticed, after the one before it, and copied.
+UPLOADING = 8.0
+
+
 class Violation(AssertionError):
     """A promise that was broken, with what replays it."""
 
@@ -144,7 +148,9 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         assert resumes or run.training.first == 0
         steps = [save.step for (uid, number, _), save in life.durable.items() if (uid, number) == run.key]
         newest = max([*steps, *([] if newest is None else [newest])], default=newest)
-        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole]
+        # What was saved when its machine went with all that was on it may have been on its way to the storage.
+        by = run.over - UPLOADING if run.is_cut and run.over is not None else life.loop.time()
+        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.at <= by]
         lost = attempt.end is not None and attempt.end.reason is EndReason.LOST
         if lost and whole and max(whole) > (newest if newest is not None else -1):
             raise Violation(life, f"attempt {run.key} had saved step {max(whole)} whole, and {newest} was kept")
