@@ -83,7 +83,7 @@ def _new_generation(step: Pass, request: Apply, changes: tuple[Change, ...]) -> 
     number = step.record.generation.number + 1
     generation = Generation(number=number, job=request.job, source=request.source, applied_at=step.now)
     step = step.to(generations=(*step.record.generations, generation))
-    if (live := step.record.live) is not None:
+    if (live := step.record.live) is not None and step.record.rental_of(live) is None:
         # A higher limit is a higher worst case: it is held before the agent is granted more.
         worst = reservation(step.record, step.observed.group.committed, step.now, live) or 0
         step = step.with_attempt(msgspec.structs.replace(live, reserved=max(live.reserved, worst)))

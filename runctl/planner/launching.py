@@ -15,12 +15,10 @@ from runctl.planner.actions import AskToStop, Launch, Rent
 from runctl.planner.machines import replaced
 from runctl.planner.money import Room, affordable, allowance, duration_left, needs, rate_of, reservation, room
 from runctl.planner.observed import Absent, Holder, MachineSeen
-from runctl.planner.ordering import orders_for
+from runctl.planner.ordering import give_orders, orders_for
 from runctl.planner.passing import Pass
 from runctl.planner.record import (
     Attempt,
-    AttemptEnd,
-    EndReason,
     Limits,
     Orders,
     Outcome,
@@ -30,8 +28,8 @@ from runctl.planner.record import (
     StopReason,
 )
 from runctl.planner.rental import Demise, MachineState, Offer, Release, Rental
-from runctl.planner.renting import NoOffer, choose, request
-from runctl.planner.seeing import LATE_EFFECT, close
+from runctl.planner.renting import choose, request
+from runctl.planner.seeing import LATE_EFFECT
 from runctl.planner.verdict import JITTER, LEAST_DURATION, LONGEST_RETRY, queues
 
 # A launch that wasn't sent by then isn't sent any more; its effect is looked for a little longer.
@@ -241,13 +239,12 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
         return replaced(step, rental, sent).do(Rent(rental=sent, again=True)).wake(step.now + LOOK_AGAIN_FOREIGN)
     if rental.released is Release.TERMINATED and rental.demise is not Demise.CAPACITY:
         return step  # it ran: its last word is waited for
-    chosen = choose(step.record, step.observed, step.now) if step.observed.offers is not None else None
-    if chosen is None:
+    if step.observed.offers is None:
         return step.wake(step.now + LOOK_AGAIN)
-    if isinstance(chosen, NoOffer):
-        end = AttemptEnd(reason=EndReason.NO_CAPACITY, detail=chosen.message)
-        return close(step, live, end, None).wake(step.now)
-    return _ask_for(step, live.number, rental.choice + 1, chosen)
+    chosen = choose(step.record, step.observed, step.now)
+    assert isinstance(chosen, Offer), "an attempt for which nothing is on offer is over by now"
+    # No agent has orders yet: those of the attempt are made anew for what its machine costs.
+    return give_orders(_ask_for(step, live.number, rental.choice + 1, chosen))
 
 
 def _ask_for(step: Pass, attempt: int, choice: int, offer: Offer) -> Pass:

@@ -177,10 +177,15 @@ def _money(case: _Case) -> Iterator[Finding]:
     if was is not None and live.reserved < was.reserved:
         yield f"the reservation of attempt {live.number} fell while it is live"
     if was is None or was.orders.serial != live.orders.serial:
-        yield from _grant(live, rate.hourly, job.cost.cap.micros - closed if job.cost.cap else None, job.group.cap)
+        rental = case.after.rental_of(live)
+        held, since = (live.reserved, live.intended_at) if rental is None else (rental.reserved, rental.intended_at)
+        left = job.cost.cap.micros - closed if job.cost.cap else None
+        yield from _grant(live, since, held, rate.hourly, left, job.group.cap)
 
 
-def _grant(live: Attempt, hourly: int, left: int | None, group_cap: object) -> Iterator[Finding]:
+def _grant(
+    live: Attempt, since: datetime, held: int, hourly: int, left: int | None, group_cap: object
+) -> Iterator[Finding]:
     grant = live.orders.limits.money
     if grant is None:
         if hourly and (left is not None or group_cap is not None):
@@ -189,9 +194,9 @@ def _grant(live: Attempt, hourly: int, left: int | None, group_cap: object) -> I
     most = cost_of(hourly, timedelta(seconds=grant.seconds))
     if left is not None and most > max(0, left):
         yield f"{most} is granted of the {left} that the cap leaves"
-    if group_cap is not None and most > live.reserved:
-        yield f"{most} is granted of the {live.reserved} that is reserved"
-    if grant.until > (live.started_at or live.intended_at) + timedelta(seconds=grant.seconds):
+    if group_cap is not None and most > held:
+        yield f"{most} is granted of the {held} that is reserved"
+    if grant.until > (live.started_at or since) + timedelta(seconds=grant.seconds):
         yield "the two clocks of a grant differ"
 
 

@@ -66,7 +66,10 @@ def _answered(step: Pass, answer: RentAnswer) -> Pass:
     step = step.say("Warning", "MachineRefused", f"{rental.offer.name}: {answer.refusal.value}: {answer.message}")
     if answer.refusal in (Refusal.CAPACITY, Refusal.QUOTA):
         step = _shun(step, rental, answer.refusal, answer.message)
-    refused = msgspec.structs.replace(rental, reserved=0, released_at=step.now, released=Release.REFUSED)
+    refused = msgspec.structs.replace(
+        rental, reserved=0, released_at=step.now, released=Release.REFUSED, refusal=answer.refusal,
+        detail=answer.message[:500],
+    )  # fmt: skip
     return replaced(step, rental, refused)
 
 
@@ -131,6 +134,7 @@ def _stray(step: Pass, seen: InstanceSeen) -> Rental:
     return Rental(
         attempt=like.attempt, choice=like.choice, offer=like.offer, token=like.token, intended_at=step.now,
         launch_before=like.launch_before, not_after=like.not_after, reserved=0, asked_at=step.now, ends=Ending.STRAY,
+        ends_since=step.now,
     )  # fmt: skip
 
 
@@ -185,4 +189,4 @@ def _absence_counts_from(rental: Rental) -> datetime | None:
         return rental.launch_before + LATE_RENTAL
     if rental.not_after is not None:
         return rental.not_after
-    return rental.asked_at + VANISHING if rental.ends is not None else None
+    return rental.ends_since + VANISHING if rental.ends_since is not None else None

@@ -49,7 +49,7 @@ def orders_for(record: Record, attempt: Attempt, group_committed: int, now: date
         on_deadline=job.checkpoint.on_deadline.value,
         keep=job.checkpoint.keep,
     )
-    return Orders(serial=old.serial, limits=limits, end=old.end or _end(record, attempt))
+    return Orders(serial=old.serial, limits=limits, end=old.end or wished_end(record, attempt))
 
 
 def _money(record: Record, attempt: Attempt, group_committed: int, now: datetime) -> MoneyGrant | None:
@@ -77,12 +77,13 @@ def _rented_money(attempt: Attempt, rental: Rental, time: timedelta | None) -> M
         ends.append(rental.not_after)
     if not ends:
         return None
-    since = attempt.started_at or attempt.intended_at
+    since = attempt.started_at or rental.intended_at
     until = max(since, min(ends) - OFF_MARGIN)
     return MoneyGrant(until=until, seconds=(until - since).total_seconds())
 
 
-def _end(record: Record, attempt: Attempt) -> EndOrder | None:
+def wished_end(record: Record, attempt: Attempt) -> EndOrder | None:
+    """How the attempt is to end by what the user wants now; None: not at all."""
     match record.desired:
         case Desired.RUN:
             return "replace" if attempt.generation < record.relaunch_from else None

@@ -47,7 +47,9 @@ def _why_to_end(step: Pass, rental: Rental) -> Ending | None:
         return Ending.NOT_WANTED
     if rental.state in (MachineState.STOPPING, MachineState.STOPPED):
         return Ending.STOPPED
-    late = step.now > (live.launch_before + LATE_EFFECT if rental.state is MachineState.RUNNING else rental.pending_until)
+    late = step.now > (
+        live.launch_before + LATE_EFFECT if rental.state is MachineState.RUNNING else rental.pending_until
+    )
     return Ending.UNREACHABLE if late and not up and rental.instance is not None else None
 
 
@@ -55,7 +57,7 @@ def _end(step: Pass, rental: Rental, why: Ending) -> Pass:
     if rental.ends is None:
         what = rental.instance or rental.offer.name
         step = step.say("Normal", "MachineEnding", f"{what}: {why.value}")
-    wanted = msgspec.structs.replace(rental, ends=why)
+    wanted = msgspec.structs.replace(rental, ends=why, ends_since=rental.ends_since or step.now)
     if rental.instance is None or rental.state in GOING:
         # Not known yet, or on its way: only looking helps.
         step = step if wanted == rental else replaced(step, rental, wanted)

@@ -10,7 +10,6 @@ from enum import StrEnum
 
 import msgspec
 
-
 # Machines come up in a minute or two, the largest ones in several.
 PENDING_WINDOW = timedelta(minutes=15)
 
@@ -111,6 +110,7 @@ class Rental(_Value, frozen=True, kw_only=True):
     Past `launch_before` one may look for its effect, but not send it. `not_after`: by then the machine is gone,
     whoever is alive to see to it (None: nothing bounds its cost). A listing tells something about it if it started
     after `asked_at`. `state` is None until a listing has had it. `absences` are those that hadn't, when that counts.
+    `ends` is why it is to go, `ends_since` since when. `refusal` with its `detail`: why there was none.
     """
 
     attempt: int
@@ -127,7 +127,10 @@ class Rental(_Value, frozen=True, kw_only=True):
     launched_at: datetime | None = None
     demise: Demise | None = None
     ends: Ending | None = None
+    ends_since: datetime | None = None
     ends_asked: int = 0
+    refusal: Refusal | None = None
+    detail: str = ""
     absences: int = 0
     absent_at: datetime | None = None
     released_at: datetime | None = None

@@ -10,10 +10,12 @@ import msgspec
 
 from runctl.manifest.quantities import format_size
 from runctl.planner.money import rate_of
-from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
+from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreachable
+from runctl.planner.ordering import wished_end
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Interval
-from runctl.planner.rental import Demise, Ending, Release, Rental
+from runctl.planner.rental import Demise, Ending, Refusal, Release, Rental
+from runctl.planner.renting import NoOffer, choose
 
 # The agent writes its state at least this often: an attempt found dead may have run this long after its last word.
 HEARTBEAT = timedelta(seconds=15)
@@ -32,24 +34,24 @@ def take_in(step: Pass) -> Pass:
         return step
     seen = step.observed.attempt
     rental = step.record.rental_of(live)
-    if rental is not None and (end := _never_up(live, rental, seen)) is not None:
-        return close(step, live, end, None)
+    if rental is not None and (end := _never_up(step, live, rental)) is not None:
+        return _close(step, live, end, None)
     match seen:
         case Unreachable() if live.orders.end == "assume_dead" and rental is None:
             # Nobody saw it end: it counts as billed for as long as it could have gone on by its last orders.
             grant = live.orders.limits.money
             billed = max(step.now, grant.until) if grant and live.started_at else step.now
-            return close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
+            return _close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
         case None | Unreachable() | Starting():
             return step
         case Absent():
             if live.started_at is not None:
-                return close(step, live, _lost("its run directory is gone"), step.now)
+                return _close(step, live, _lost("its run directory is gone"), step.now)
             failed = step.observed.launch_failed
             if failed is not None and failed.attempt == live.number:
-                return close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
+                return _close(step, live, AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=failed.message), None)
             if rental is None and seen.as_of > live.launch_before + LATE_EFFECT:
-                return close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
+                return _close(step, live, AttemptEnd(reason=EndReason.NOT_STARTED, detail="never started"), None)
             return step
         case Live():
             step = _report(_advance(step, live, seen))
@@ -60,7 +62,7 @@ def take_in(step: Pass) -> Pass:
             now = step.record.live
             assert now is not None
             now = msgspec.structs.replace(now, active=seen.active, durable=seen.durable)
-            return close(_report(step.with_attempt(now)), now, seen.end, seen.ended_at)
+            return _close(_report(step.with_attempt(now)), now, seen.end, seen.ended_at)
         case Dead():
             step = _checkpoint(step, live, seen.newest, seen.durable)
             step = _bill(step, live, seen.started_at)
@@ -71,7 +73,7 @@ def take_in(step: Pass) -> Pass:
                 ended = ended if known is None else max(ended, min(known, seen.as_of))
             now = msgspec.structs.replace(now, active=_active_of(seen), durable=seen.durable)
             detail = "the agent is gone and left no exit record; no process of the attempt is alive"
-            return close(_report(step.with_attempt(now)), now, _lost(detail), ended)
+            return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)
         case _:  # pragma: no cover
             assert_never(seen)
 
@@ -84,15 +86,22 @@ ENDS_UNSTARTED = {
 }
 
 
-def _never_up(live: Attempt, rental: Rental, seen: AttemptSeen | None) -> AttemptEnd | None:
+def _never_up(step: Pass, live: Attempt, rental: Rental) -> AttemptEnd | None:
     """How an attempt ended whose machine is gone, or never was, without an agent that anybody has heard of; None while
     it may go on, or where its agent has left a last word to be read."""
     if rental.released_at is None or live.started_at is not None:
         return None
+    unstarted = isinstance(step.observed.attempt, Absent)
+    if rental.refusal in (Refusal.PERMISSION, Refusal.INVALID):
+        return AttemptEnd(reason=EndReason.LAUNCH_FAILED, detail=rental.detail)
     had_none = rental.released in (Release.REFUSED, Release.NO_EFFECT) or rental.demise is Demise.CAPACITY
-    if live.orders.end is not None and (had_none or isinstance(seen, Absent)):
-        return AttemptEnd(reason=ENDS_UNSTARTED[live.orders.end], detail="before its agent was up")
-    if had_none or not isinstance(seen, Absent):
+    wish = live.orders.end or wished_end(step.record, live)
+    if wish is not None and (had_none or unstarted):
+        return AttemptEnd(reason=ENDS_UNSTARTED[wish], detail="before its agent was up")
+    if had_none:
+        chosen = choose(step.record, step.observed, step.now) if step.observed.offers is not None else None
+        return AttemptEnd(reason=EndReason.NO_CAPACITY, detail=chosen.message) if isinstance(chosen, NoOffer) else None
+    if not unstarted:
         return None
     if rental.ends is Ending.UNREACHABLE:
         return AttemptEnd(reason=EndReason.NOT_STARTED, detail="no agent came up on its machine")
@@ -176,7 +185,7 @@ def _report(step: Pass) -> Pass:
     return msgspec.structs.replace(step, events=(*step.events, *(event for _, event in new)))
 
 
-def close(
+def _close(
     step: Pass, live: Attempt, end: AttemptEnd, ended_at: datetime | None, billed_until: datetime | None = None
 ) -> Pass:
     """The attempt is over: its reservation falls, its ledger interval closes (`billed_until`: if not with it)."""

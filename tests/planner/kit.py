@@ -17,15 +17,19 @@ from runctl.planner.observed import (
     Ended,
     GroupSeen,
     Holder,
+    InstanceSeen,
     LaunchFailed,
+    Listing,
     Live,
     MachineSeen,
     Observed,
+    RentAnswer,
     Starting,
     Unreachable,
 )
 from runctl.planner.plan import plan
 from runctl.planner.record import AttemptEnd, CheckpointRef, Desired, EndReason, Event, Generation, Record, Source
+from runctl.planner.rental import MachineState, Market, Offer, Refusal, Rental
 from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
 from .rendering import render
@@ -77,6 +81,9 @@ class Life:
         self.serial = 0
         self.asked: list[Asked] = []
         self.events: tuple[tuple[int, Event], ...] = ()
+        self.listing: Listing | None = None
+        self.offers: tuple[Offer, ...] | None = None
+        self.answer: RentAnswer | None = None
         self.plan: Plan | None = None
         self.story: list[str] = []
 
@@ -125,22 +132,26 @@ class Life:
         machine = self.machine or MachineSeen(as_of=self.now, name="this machine")
         observed = Observed(
             attempt=attempt,
-            machine=machine if looked and before.live is None else None,
+            machine=machine if looked and before.live is None and not before.rented else None,
             group=self.group,
             requests=tuple(self.asked),
             missing_secrets=self.missing,
             launch_failed=LaunchFailed(attempt=before.live.number, message=failed) if failed and before.live else None,
             agent_events=self.events,
+            listing=self.listing,
+            offers=self.offers,
+            rent_answer=self.answer,
         )
         made = plan(before, observed, self.now)
-        assert lint(before, observed, made, self.now) == []
+        found = lint(before, observed, made, self.now)
+        assert found == [], found
         assert plan(before, observed, self.now) == made
         self.story.append(render(before, observed, made, self.now, T0))
         self.record, self.plan = made.record, made
         if made.record is not None:
             # What is remembered survives the way through the store.
             assert msgspec.json.decode(msgspec.json.encode(made.record), type=Record) == made.record
-        self.asked, self.events = [], ()
+        self.asked, self.events, self.answer = [], (), None
         return made
 
     def told(self) -> str:
@@ -208,6 +219,69 @@ class Life:
         self.see(self.live())
         if training:
             self.after(**training)
+
+
+RENTED = "instance: {platform: aws, type: g5.xlarge, region: us-east-1}\ncheckpoint: {upload: s3://bucket/ckpt/, grace: 5s}\n"
+
+
+def offer(zone: str = "a", *, spot: bool = False, hourly: int = 3_600_000, kind: str = "g5.xlarge") -> Offer:
+    market = Market.SPOT if spot else Market.ON_DEMAND
+    return Offer(type=kind, zone=zone, market=market, hourly=hourly, minimum=60, source="quoted", quoted_at=T0)
+
+
+class RentedLife(Life):
+    """A job on rented machines. `lists` is what the next listings say."""
+
+    def __init__(self, more: str = "cost: {cap: 2 USD}", *offers: Offer, spec: str = RENTED, group: str | None = None):
+        super().__init__(job(spec + more), group=group)
+        self.offers = offers or (offer("a"), offer("b"))
+        self.lists()
+
+    @property
+    def rental(self) -> Rental:
+        return self.job.rentals[-1]
+
+    def lists(self, *instances: InstanceSeen) -> None:
+        self.listing = Listing(as_of=self.now, instances=instances)
+
+    def instance(
+        self, state: str = "running", name: str | None = None, *, rental: Rental | None = None, **more: object
+    ) -> InstanceSeen:
+        """The newest rental's machine, as it is listed."""
+        of = rental or self.rental
+        return InstanceSeen(
+            id=name or of.instance or "i-1", token=of.token, attempt=of.attempt, state=MachineState(state),
+            launched_at=of.launched_at or self.now, **more,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def accepted(self, name: str = "i-1") -> None:
+        """The last request was granted; this pass takes that in."""
+        self.answer = RentAnswer(token=self.rental.token, instance=name)
+        self.see(self.unreachable())
+
+    def refused(self, why: Refusal = Refusal.CAPACITY, *, again: bool = False) -> None:
+        self.answer = RentAnswer(token=self.rental.token, refusal=why, message=f"no {why.value}", again=again)
+        self.see(self.unreachable())
+
+    def unreachable(self) -> Unreachable:
+        return Unreachable(as_of=self.now, why="it doesn't answer")
+
+    def comes_up(self, name: str = "i-1") -> None:
+        """Through request and start into the training."""
+        self.see()
+        self.accepted(name)
+        self.after(seconds=30)
+        self.lists(self.instance("running", name))
+        self.see(self.unreachable())
+        self.see(self.absent())
+        self.after(seconds=2)
+        self.see(self.live("preparing"))
+        self.see(self.live())
+
+    def goes(self, **more: object) -> None:
+        """Its machine is listed as terminated, after a while."""
+        self.after(seconds=20)
+        self.lists(self.instance("terminated", **more))
 
 
 def holder(*, uid: str = "other", name: str = "b", ours: bool = True, run: int = 1) -> Holder:

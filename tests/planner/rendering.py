@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from runctl.manifest.quantities import format_duration, format_money
-from runctl.planner.actions import Action, AskToStop, Forget, Launch, Plan, SendOrders
+from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
 from runctl.planner.money import spent
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Observed, Starting, Unreachable
 from runctl.planner.record import Attempt, Orders, Record
+from runctl.planner.rental import Rental
 from runctl.planner.requests import Apply, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 from runctl.planner.seeing import end_text
 
@@ -51,6 +52,12 @@ def _seen(observed: Observed) -> str:
         parts.append(f"missing {', '.join(observed.missing_secrets)}")
     if observed.launch_failed:
         parts.append(f"launch refused: {observed.launch_failed.message}")
+    if (answer := observed.rent_answer) is not None:
+        parts.append(f"answered: {answer.instance or answer.refusal}")
+    if observed.listing is not None:
+        parts.append(
+            "listed: " + (", ".join(f"{each.id} {each.state}" for each in observed.listing.instances) or "none")
+        )
     return "; ".join(parts) or "nothing looked at"
 
 
@@ -88,6 +95,10 @@ def _action(action: Action) -> str:
     match action:
         case Launch(attempt=attempt):
             return f"launch attempt {attempt.number}"
+        case Rent(rental=rental, again=again):
+            return f"rent {rental.offer.name}" + (" (again)" if again else "")
+        case EndMachine(instance=instance):
+            return f"end {instance}"
         case SendOrders(attempt=number, orders=orders):
             return f"order attempt {number}: {_orders(orders)}"
         case AskToStop(uid=uid):
@@ -124,6 +135,9 @@ def _changes(before: Record, after: Record, zero: datetime, now: datetime) -> li
     for number, attempt in enumerate(after.attempts):
         if number >= len(before.attempts) or before.attempts[number] != attempt:
             lines.append(f"  {_line(attempt, zero)}")
+    for number, rental in enumerate(after.rentals):
+        if number >= len(before.rentals) or before.rentals[number] != rental:
+            lines.append(f"  {_rental(rental, zero)}")
     if before.ledger != after.ledger:
         lines.append(f"  ledger: {len(after.ledger)} intervals, {format_money(spent(after, now))} spent")
     old = {condition.type: condition for condition in before.conditions}
@@ -134,6 +148,20 @@ def _changes(before: Record, after: Record, zero: datetime, now: datetime) -> li
             text = f" {condition.message}" if condition.message else ""
             lines.append(f"  {condition.type}: {condition.status} since {since} ({condition.reason}){text}")
     return lines
+
+
+def _rental(rental: Rental, zero: datetime) -> str:
+    parts = [f"machine {rental.attempt}.{rental.choice}: {rental.instance or rental.offer.name}"]
+    parts.append(rental.state.value if rental.state else "not seen")
+    if rental.reserved:
+        parts.append(f"{format_money(rental.reserved)} reserved until {clock(rental.not_after, zero)}")
+    if rental.ends:
+        parts.append(f"to end, {rental.ends.value}")
+    if rental.absences:
+        parts.append(f"absent {rental.absences} times")
+    if rental.released:
+        parts.append(f"{rental.released.value} at {clock(rental.released_at, zero)}")
+    return ", ".join(parts)
 
 
 def _line(attempt: Attempt, zero: datetime) -> str:
