@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from runctl.home import Home
-from runctl.planner.money import cost_of, rate_of, spent
+from runctl.planner.money import cost_of, rate_now, spent
 from runctl.planner.observed import Dead, Ended, Live, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
@@ -59,7 +59,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def priced(self) -> bool:
-        return rate_of(self.record.job) is not None or bool(self.record.ledger)
+        return rate_now(self.record) is not None or bool(self.record.ledger)
 
     @property
     def spent(self) -> int:
@@ -71,7 +71,7 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
         record = self.record
         if record.live is None:
             return self.spent if rests(record) else None
-        rate, progress = rate_of(record.job), self.live_progress
+        rate, progress = rate_now(record), self.live_progress
         if rate is None or progress is None or progress.eta is None:
             return None
         left = max(timedelta(0), progress.at + progress.eta - self.now)

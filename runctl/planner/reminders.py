@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from runctl.manifest.quantities import Money, Share, format_duration, format_money
-from runctl.planner.money import Rate, allowance, cost_of, rate_of, spent, time_for
+from runctl.planner.money import Rate, allowance, cost_of, rate_now, spent, time_for
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, Record
 
@@ -30,7 +30,7 @@ def standing(record: Record, now: datetime) -> tuple[str, ...]:
     if live is None or live.started_at is None:
         return ()
     found: list[str] = []
-    rate, cap = rate_of(record.job), record.job.cost.cap
+    rate, cap = rate_now(record), record.job.cost.cap
     if rate is not None and rate.hourly > DEAR_PER_HOUR:
         found.append(_dear(rate))
     so_far = spent(record, now)
@@ -83,7 +83,7 @@ def _first_mark(record: Record) -> timedelta:
 
 
 def _stale(record: Record, age: timedelta) -> str:
-    rate = rate_of(record.job)
+    rate = rate_now(record)
     money = f" and {format_money(cost_of(rate.hourly, age))}" if rate else ""
     lost = format_duration(age)
     return f"no durable checkpoint for {lost}: a crash now would lose {lost} of work{money}"
@@ -110,7 +110,7 @@ def _once(step: Pass, key: str, due: datetime, reason: str, message: str) -> Pas
 
 
 def _rate(step: Pass) -> Pass:
-    rate = rate_of(step.record.job)
+    rate = rate_now(step.record)
     if rate is None or rate.hourly <= DEAR_PER_HOUR:
         return step
     return _once(step, "rate", step.now, "DearMachine", _dear(rate))
@@ -118,7 +118,7 @@ def _rate(step: Pass) -> Pass:
 
 def _thresholds(step: Pass) -> Pass:
     record, now = step.record, step.now
-    rate = rate_of(record.job)
+    rate = rate_now(record)
     if rate is None or rate.hourly == 0:
         return step
     so_far = spent(record, now)

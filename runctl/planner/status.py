@@ -63,8 +63,7 @@ def waiting_for(step: Pass) -> str | None:
         return None
     clearance = clear(step.record, step)
     if isinstance(clearance, Go):
-        if clearance.displaces is None:
-            return "its next attempt is about to be launched"
+        assert clearance.displaces is not None, "a job that may go has been launched by now"
         return f"job `{clearance.displaces.job}` was asked to save and stop"
     return clearance.message
 

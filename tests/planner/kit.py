@@ -221,7 +221,10 @@ class Life:
             self.after(**training)
 
 
-RENTED = "instance: {platform: aws, type: g5.xlarge, region: us-east-1}\ncheckpoint: {upload: s3://bucket/ckpt/, grace: 5s}\n"
+RENTED = (
+    "instance: {platform: aws, type: g5.xlarge, region: us-east-1}\n"
+    "checkpoint: {upload: s3://bucket/ckpt/, grace: 5s}\n"
+)
 
 
 def offer(zone: str = "a", *, spot: bool = False, hourly: int = 3_600_000, kind: str = "g5.xlarge") -> Offer:

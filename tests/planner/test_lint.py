@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runctl.planner.actions import Forget, Launch, Plan, SendOrders
+from runctl.planner.actions import EndMachine, Forget, Launch, Plan, Rent, SendOrders
 from runctl.planner.lint import lint
 from runctl.planner.observed import GroupSeen, MachineSeen, Observed
 from runctl.planner.plan import plan
@@ -24,7 +24,7 @@ from runctl.planner.record import (
 )
 from runctl.planner.requests import Asked, StopJob
 
-from .kit import PRICED, T0, Life, job, ref
+from .kit import PRICED, T0, Life, RentedLife, job, ref
 
 change = msgspec.structs.replace
 GROUPED = PRICED + "\ngroup: {cap: 2 USD}"
@@ -148,6 +148,60 @@ def test_the_group_cap_counts_what_others_hold() -> None:
     assert after is not None
     assert any("more than the group's cap" in each for each in findings(before, after, observed))
     assert not any("more than" in each for each in findings(before, after))
+
+
+def rented() -> RentedLife:
+    life = RentedLife()
+    life.comes_up()
+    return life
+
+
+def with_rental(record: Record, **changes: Any) -> Record:
+    return change(record, rentals=(*record.rentals[:-1], change(record.rentals[-1], **changes)))
+
+
+RENTED = rented().job
+RENTAL = RENTED.rentals[0]
+RELEASED = change(
+    with_rental(RENTED, released_at=T0, reserved=0),
+    ledger=(change(RENTED.ledger[0], ended_at=RENTED.ledger[0].started_at),),
+)
+TWO = change(RENTAL, token="t", choice=1)
+
+RENTAL_BREACHES: dict[str, tuple[Record, Record]] = {
+    "a rental is forgotten": (RENTED, change(RENTED, rentals=())),
+    "was released, and has changed": (RELEASED, with_rental(RELEASED, absences=1)),
+    "the request with the token": (RENTED, with_rental(RENTED, not_after=T0)),
+    "the rental of i-1 is of i-2 now": (RENTED, with_rental(RENTED, instance="i-2")),
+    "fell before it was released": (RENTED, with_rental(RENTED, reserved=0)),
+    "two requests share a token": (RELEASED, change(RELEASED, rentals=(RELEASED.rentals[0], change(RENTAL, choice=1)))),
+    "an attempt has two machines": (RENTED, change(RENTED, rentals=(RENTAL, TWO))),
+    "are more than the cap": (RENTED, change(RENTED, rentals=(RENTAL, change(TWO, instance=None)))),
+    "is billed, and it is released, or the other way round": (RENTED, change(RELEASED, ledger=RENTED.ledger)),
+    "doesn't fit the rentals": (RENTED, change(RENTED, phase=Phase.RELEASING)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(RENTAL_BREACHES))
+def test_breach_of_a_rental(name: str) -> None:
+    """Books of machines that no plan may lead to are named."""
+    before, after = RENTAL_BREACHES[name]
+    found = findings(before, after)
+    assert any(name in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "action"),
+    [
+        ("a machine is asked for without a durable intent", Rent(rental=change(RENTAL, token="x"))),
+        ("a machine is asked for past its launch_before", Rent(rental=change(RENTAL, launch_before=T0))),
+        ("a machine that is known is asked for again", Rent(rental=RENTAL)),
+        ("i-9 isn't of this job, and is to be ended", EndMachine(instance="i-9")),
+    ],
+)
+def test_breach_of_a_rental_action(name: str, action: Rent | EndMachine) -> None:
+    """What is asked of a cloud is what the books bear out."""
+    assert name in findings(RENTED, RENTED, actions=(action,))
 
 
 ACTIONS = {

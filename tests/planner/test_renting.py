@@ -135,7 +135,10 @@ def test_a_refusal_is_of_the_offer(why: Refusal) -> None:
     made = life.see()
     assert (made.actions, life.job.phase) == ((), Phase.QUEUED)
     assert made.wake_at == T0 + SHUNNED
-    life.now = T0 + SHUNNED
+    life.now, life.listing = T0 + SHUNNED, None
+    life.see()
+    assert asked_for(life) == []
+    life.lists()
     life.see()
     assert asked_for(life) == ["g5.xlarge (on-demand) in a"]
 

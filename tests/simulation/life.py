@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
@@ -14,8 +14,13 @@ from planner.kit import T0, job, source
 
 from runctl.agent import policy
 from runctl.manifest.job import Platform
+from runctl.planner.actions import Plan
+from runctl.planner.lint import lint
+from runctl.planner.observed import Observed
+from runctl.planner.plan import plan
 from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
+from runctl.reconciler import controller
 from runctl.reconciler.controller import DEFECT, rests
 from runctl.store.interface import Ask, ControllerId, Create, NotFound, StoreError
 
@@ -128,7 +133,7 @@ class Life:
 
     def note_trouble(self, message: str) -> None:
         if message.startswith(DEFECT):
-            raise Violation(self, message)
+            self.loop.fail(Violation(self, message))
         self.count("trouble told")
 
     def later(self, seconds: float, what: Callable[[], None]) -> Any:
@@ -399,6 +404,23 @@ async def _inline(work: Callable[..., Any], *arguments: Any, **_options: Any) ->
     return result
 
 
+class Linted:
+    """The real planner, and its linter's word on every plan."""
+
+    def __init__(self) -> None:
+        self.life: Life | None = None
+        self.plans = 0
+
+    def __call__(self, record: Record, observed: Observed, now: datetime) -> Plan:
+        made = plan(record, observed, now)
+        self.plans += 1
+        found = lint(record, observed, made, now)
+        if found:
+            assert self.life is not None
+            self.life.loop.fail(Violation(self.life, f"the plan of {record.uid} is not sound: {found}"))
+        return made
+
+
 class Simulation:
     """Within this, lives can be lived: no threads, an order that a seed repeats, turns when something happens."""
 
@@ -406,19 +428,22 @@ class Simulation:
         self._ordered = ordered()
         self._ordered.__enter__()
         self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
+        self._linted = Linted()
+        self._plan, controller.plan = controller.plan, self._linted
         self._run_sync, anyio.to_thread.run_sync = anyio.to_thread.run_sync, _inline  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_error: object) -> None:
         anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]
         policy.LONGEST_WAIT = self._longest_wait
+        controller.plan = self._plan
         self._ordered.__exit__(None, None, None)
 
     def life(
         self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset(), kind: type[Life] = Life
     ) -> Life:
         """Live it. Raises Violation."""
-        life = kind(seed, crash_at, silenced)
+        life = self._linted.life = kind(seed, crash_at, silenced)
         try:
             life.live()
         finally:

@@ -51,6 +51,10 @@ class Loop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._virtual
 
+    def fail(self, error: BaseException) -> None:
+        """The life ends with this, whoever would catch what is raised here and now."""
+        self._failure = self._failure or error
+
     def resume(self, node: Scheduled) -> None:
         node.suspended = False
         self._ready.extend(node.frozen)  # type: ignore[attr-defined]

@@ -25,6 +25,9 @@ from .oracles import Violation
 
 LIVES = 150
 
+# What dies in a life is never ended; its `finally` blocks run when it is collected, and every port refuses them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 # What a run of so many lives has met at least once: a fault that never strikes tests nothing.
 SOMETIMES = (
     "agent killed", "agent and guardian killed", "salvaged", "torn checkpoint", "trainings", "disk full",
