@@ -237,10 +237,7 @@ class Controller:
 
     async def _work(self) -> None:
         while True:
-            uid = self._queue.take()
-            if uid is None:
-                await self._queue.changed()
-                continue
+            uid = await self._queue.next()
             try:
                 await self._reconcile(uid)
             except (StoreUnavailable, ProviderError) as error:
@@ -287,20 +284,27 @@ class Controller:
 
     async def _take(self, uid: str) -> Held | None:
         """Take the job's lease; None, and a later try, if another live controller has it."""
+        holder = self._store.lease(uid)
+        if holder is not None and holder != self._me:
+            self._leave(uid)  # asked for again and again: a read costs no transaction
+            return None
         try:
             epoch = await self._commit.apply(Acquire(uid, self._me, self._clock()))
         except LeaseHeld:
-            self._busy_elsewhere.add(uid)
-            self._queue.add_at(uid, self._clock() + LEASE_RETRY)
-            versioned = self._store.get(uid)
-            if rests(versioned.record) and uid not in self._store.pending():
-                self._drop(uid)
+            self._leave(uid)
             return None
         self._busy_elsewhere.discard(uid)
         self._yielded.pop(uid, None)
         held = Held(epoch, self._store.get(uid))
         self._held[uid] = held
         return held
+
+    def _leave(self, uid: str) -> None:
+        """Another live controller has the job."""
+        self._busy_elsewhere.add(uid)
+        self._queue.add_at(uid, self._clock() + LEASE_RETRY)
+        if rests(self._store.get(uid).record) and uid not in self._store.pending():
+            self._drop(uid)
 
     async def _let_go(self, uid: str, held: Held) -> None:
         if self._store.requests(uid):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from datetime import datetime
+from heapq import heappop, heappush
 
 import anyio
 
@@ -16,7 +17,10 @@ class WorkQueue:
         self._processing: set[str] = set()
         self._again: set[str] = set()
         self._delayed: dict[str, datetime] = {}
-        self._changed = anyio.Event()
+        # Instants with their keys; what isn't in `_delayed` any more is skipped when its turn comes.
+        self._instants: list[tuple[datetime, str]] = []
+        self._workers: deque[anyio.Event] = deque()
+        self._watcher: anyio.Event | None = None
 
     def add(self, key: str) -> None:
         """Process `key` soon; its delay, if it has one, is over."""
@@ -25,6 +29,7 @@ class WorkQueue:
             self._again.add(key)
         elif key not in self._ready:
             self._ready[key] = None
+            self._wake_worker()
             self._notify()
 
     def add_at(self, key: str, at: datetime) -> None:
@@ -32,15 +37,21 @@ class WorkQueue:
         known = self._delayed.get(key)
         if known is None or at < known:
             self._delayed[key] = at
+            heappush(self._instants, (at, key))
             self._notify()
 
     def due(self, now: datetime) -> None:
         """Add every key whose instant has come."""
-        for key in [key for key, at in self._delayed.items() if at <= now]:
-            self.add(key)
+        while (at := self.next_due()) is not None and at <= now:
+            self.add(self._instants[0][1])
 
     def next_due(self) -> datetime | None:
-        return min(self._delayed.values(), default=None)
+        while self._instants:
+            at, key = self._instants[0]
+            if self._delayed.get(key) == at:
+                return at
+            heappop(self._instants)
+        return None
 
     def take(self) -> str | None:
         """The next key, which is then in the caller's hands until `finish`; None if none is ready."""
@@ -48,6 +59,22 @@ class WorkQueue:
             return None
         key, _ = self._ready.popitem(last=False)
         self._processing.add(key)
+        return key
+
+    async def next(self) -> str:
+        """The next key, once there is one. An addition wakes one of those who wait."""
+        while (key := self.take()) is None:
+            mine = anyio.Event()
+            self._workers.append(mine)
+            try:
+                await mine.wait()
+            except BaseException:
+                if mine.is_set() and self._ready:  # what woke it is another's
+                    self._wake_worker()
+                raise
+            finally:
+                if not mine.is_set():
+                    self._workers.remove(mine)
         return key
 
     def finish(self, key: str) -> None:
@@ -67,9 +94,14 @@ class WorkQueue:
         return not self._ready and not self._processing
 
     async def changed(self) -> None:
-        """Wait for the next addition, instant or finish."""
-        await self._changed.wait()
+        """Wait for the next addition, instant or finish. For one at a time."""
+        self._watcher = anyio.Event()
+        await self._watcher.wait()
 
     def _notify(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._watcher is not None:
+            self._watcher.set()
+
+    def _wake_worker(self) -> None:
+        if self._workers:
+            self._workers.popleft().set()

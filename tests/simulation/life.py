@@ -22,7 +22,7 @@ from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
 from runctl.reconciler import controller
 from runctl.reconciler.controller import DEFECT, rests
-from runctl.store.interface import Ask, ControllerId, Create, NotFound, StoreError
+from runctl.store.interface import Ask, ControllerId, Create, StoreError
 
 from . import oracles
 from .dice import Dice, Weather
@@ -35,6 +35,8 @@ from .training import Kind, Save
 STORM_SECONDS = 240.0
 # The model of the agent is told of all that happens, so it needs no turn each second, but for its heartbeat.
 LONGEST_TURN = 14.0
+# Another controller's job is tried again less often than in truth: each try is the same.
+LEASE_RETRY = timedelta(seconds=5)
 # After the storm every job comes to its end within this: the longest training from its first step, for each attempt
 # that its retries allow then (one), with the longest pause before it, and what finding out takes.
 LONGEST_TRAINING = 400.0
@@ -120,7 +122,6 @@ class Life:
         self.asked: Counter[str] = Counter()
         self.last_write = 0.0
         self._token = -1
-        self._records: dict[str, Record | None] = {}
         self._all_rest: bool | None = None
 
     # What the parts of the world tell
@@ -209,6 +210,7 @@ class Life:
     # What is different where machines are rented
 
     storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
+    glance = timedelta(seconds=1)
     jobs: tuple[str, ...] = JOBS
 
     def ports(self, node: Node) -> tuple[dict[Platform, Any], dict[Platform, Any]]:
@@ -364,25 +366,19 @@ class Life:
 
     def record(self, uid: str) -> Record | None:
         """What the store holds of a job by now; None: nothing."""
-        self._refresh()
-        if uid not in self._records:
-            try:
-                self._records[uid] = self.store.get(uid).record
-            except NotFound:
-                self._records[uid] = None
-        return self._records[uid]
+        return self.store.latest.get(uid)
 
     def _rested(self) -> bool:
         self._refresh()
         if self._all_rest is None:
-            self._all_rest = not self.store.pending() and all(rests(each.record) for each in self.store.jobs())
+            self._all_rest = not self.store.pending() and all(map(rests, self.store.latest.values()))
         return self._all_rest
 
     def _refresh(self) -> None:
         """The books are read again when they have been written to."""
         token = self.store.change_token()
         if token != self._token:
-            self._token, self._records, self._all_rest = token, {}, None
+            self._token, self._all_rest = token, None
 
     @property
     def digest(self) -> str:
@@ -428,6 +424,7 @@ class Simulation:
         self._ordered = ordered()
         self._ordered.__enter__()
         self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
+        self._lease_retry, controller.LEASE_RETRY = controller.LEASE_RETRY, LEASE_RETRY
         self._linted = Linted()
         self._plan, controller.plan = controller.plan, self._linted
         self._run_sync, anyio.to_thread.run_sync = anyio.to_thread.run_sync, _inline  # type: ignore[assignment]
@@ -436,7 +433,7 @@ class Simulation:
     def __exit__(self, *_error: object) -> None:
         anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]
         policy.LONGEST_WAIT = self._longest_wait
-        controller.plan = self._plan
+        controller.plan, controller.LEASE_RETRY = self._plan, self._lease_retry
         self._ordered.__exit__(None, None, None)
 
     def life(
