@@ -53,6 +53,7 @@ class Instance(Host):
         self.terminated_at: float | None = None
         self.reachable_at: float | None = None
         self.partitioned_until = -1.0
+        self.timer_works = True
 
     @property
     def uid(self) -> str:
@@ -104,7 +105,7 @@ class Instance(Host):
             self.reachable_at = now + dice.between("boots", 5.0, 60.0)
         if NOT_AFTER_TAG in self.tags:
             off = datetime.fromisoformat(self.tags[NOT_AFTER_TAG]).timestamp() - EPOCH - TIMER_BEFORE
-            life.later(max(0.0, off - now), self.power_off)
+            life.later(max(0.0, off - now), self._timer)
         if self.spot and self.cloud.strikes("reclaim"):
             life.later(dice.between("reclaimed when", 1.0, 600.0), self._reclaim)
         if self.cloud.strikes("machine fails"):
@@ -136,6 +137,10 @@ class Instance(Host):
             self.cloud.count("partition")
             self.partitioned_until = self.life.loop.time() + self.life.dice.between("partitioned for", 1.0, 400.0)
 
+    def _timer(self) -> None:
+        if self.timer_works:
+            self.power_off()
+
     def power_off(self) -> None:
         if self.up:
             self.cloud.count("powered off")
@@ -145,7 +150,10 @@ class Instance(Host):
         """The agent powers its machine off when nothing is left to do, and has written its last word where it lasts."""
         if run.exit is not None and not self.cloud.strikes("last word lost"):
             self.life.words[run.key] = run
-        self.life.later(self.life.dice.between("powering off", 0.5, 5.0), self.power_off)
+        if self.cloud.strikes("power-off hangs"):
+            self.cloud.count("power-off hangs")
+        else:
+            self.life.later(self.life.dice.between("powering off", 0.5, 5.0), self.power_off)
 
     def go(self, reason: str) -> None:
         """It is shut down, whoever wants that."""
@@ -283,6 +291,9 @@ class SimulatedCloud:
         return answer
 
     def _terminate(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        if self.strikes("end refused"):
+            self.count("end refused")
+            raise ApiError("OperationNotPermitted", "the instance may not be terminated", 400)
         found = []
         for name in parameters["InstanceIds"]:
             instance = self.instances.get(name)

@@ -77,6 +77,9 @@ FAULTS = {
     "machine fails": 0.2,
     "partition": 0.5,
     "last word lost": 0.2,
+    "power-off hangs": 0.5,
+    "end refused": 0.9,
+    "timer fails": 0.5,
 }
 
 RATE = "instance: {hourly_rate: 3.60 USD}\ncost: {cap: %s USD}\n"
@@ -144,12 +147,19 @@ class Life:
     def happened(self) -> None:
         """Something in the world has changed: the promises hold now, too."""
         self.moves += 1
-        self.check()
+        self._judge()
 
     def wrote(self) -> None:
         self.writes += 1
         self.last_write = self.loop.time()
-        self.check()
+        self._judge()
+
+    def _judge(self) -> None:
+        try:
+            self.check()
+        except Violation as broken:
+            self.loop.fail(broken)
+            raise
 
     def is_alive(self, holder: ControllerId) -> bool:
         node = self.nodes[int(holder.start)]

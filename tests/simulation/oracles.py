@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runctl.planner.record import EndReason, OutcomeType, Record
+from runctl.providers.aws.instances import TOKEN_TAG
 
 if TYPE_CHECKING:
     from .host import Run
@@ -81,6 +82,26 @@ def rented_within_the_cap(life: RentedLife) -> None:
         caps = [] if record is None else [each.job.cost.cap for each in record.generations]
         if caps and all(cap is not None for cap in caps) and micros > max(cap.micros for cap in caps if cap):
             raise Violation(life, f"{uid} has cost {micros:.0f} micro-dollars, its cap is {max(map(str, caps))}")
+
+
+def one_machine_a_request(life: RentedLife) -> None:
+    """A request that was sent more than once is granted once."""
+    granted: set[str] = set()
+    for instance in life.cloud.instances.values():
+        token = instance.tags[TOKEN_TAG]
+        if token in granted:
+            raise Violation(life, f"two machines for one request of {instance.uid}: {instance.name} is the second one")
+        granted.add(token)
+
+
+def released_is_gone(life: RentedLife) -> None:
+    """What the books call released isn't billed any more."""
+    for uid in life.uids:
+        record = life.record(uid)
+        for rental in record.rentals if record is not None else ():
+            instance = life.cloud.instances.get(rental.instance or "")
+            if rental.released_at is not None and instance is not None and instance.going_at is None:
+                raise Violation(life, f"{rental.instance} of {uid} counts as released, and is billed")
 
 
 def nothing_rented_is_left(life: RentedLife) -> None:

@@ -15,7 +15,7 @@ from runctl.providers.aws.cloud import Ec2
 from runctl.providers.interface import Sight
 
 from . import oracles
-from .cloud import CloudPort, SimulatedCloud
+from .cloud import CloudPort, Instance, SimulatedCloud
 from .host import Host, HostPort, Run, _instant
 from .life import Life
 from .node import Node
@@ -85,9 +85,22 @@ class RentedLife(Life):
         most = self.most(kind, spot)
         return int(most * self.dice.between("spot price", 0.6, 1.0)) if spot else most
 
+    def trains(self, run: Run) -> None:
+        """Of the layers that hold the cap, one fails at a time: a machine whose timer does has an agent that lives."""
+        if self.weather.strikes("timer fails"):
+            self.count("timer fails")
+            assert isinstance(run.host, Instance)
+            run.host.timer_works = False
+            self.count("trainings")
+            self.happened()
+        else:
+            super().trains(run)
+
     def check(self) -> None:
         oracles.one_training_a_job(self)
         oracles.rented_within_the_cap(self)
+        oracles.one_machine_a_request(self)
+        oracles.released_is_gone(self)
 
     def final(self) -> None:
         oracles.nothing_rented_is_left(self)
