@@ -318,6 +318,11 @@ class Keeper:
         if self._newest_durable is None or self._newest_durable["seq"] < candidate.seq:
             self._newest_durable = entry
 
+    @property
+    def newest_bytes(self) -> int:
+        """The size of the newest durable checkpoint; 0 if there is none."""
+        return int(self._newest_durable["bytes"]) if self._newest_durable is not None else 0
+
     def _fail(self, candidate: Candidate, report: Json, now: Now) -> None:
         """A copy failed: the training goes on, the copy is tried again."""
         if self._watch.pending.get(candidate.name) is not candidate:

@@ -17,6 +17,7 @@ from runctl.agent.keeper import Keeper, RestoreFailed
 from runctl.agent.orders import OrdersFile
 from runctl.agent.output import COALESCE_SECONDS, Output
 from runctl.agent.progress import Progress
+from runctl.agent.space import Space
 from runctl.agent.spec import read_spec
 from runctl.agent.steps import Preparation, SetupFailed
 from runctl.agent.wakeups import WakeUps
@@ -68,6 +69,7 @@ class Supervisor:
         self.activity = life.Activity()
         self.progress = Progress(self.spec.progress_path)
         self.keeper = Keeper(self.spec, self.event)
+        self.space = Space(run_dir, self.spec.checkpoint.dir, self.spec.checkpoint.destination)
         self.seen = policy.Observed()
         self.training: Optional[running.Training] = None
         self.training_wall = 0.0
@@ -257,6 +259,8 @@ class Supervisor:
                 self._dirty = True
             self._step_wait = min(self._step_wait, keeper.wait(now))
         if seen.phase == "training":
+            for text in self.space.look(now.active, keeper.newest_bytes):
+                self.event("disk_low", text)
             if self.activity.sample(now, self.orders.current.limits, self.spared(), life.has_gpu):
                 self._dirty = True
             if self.progress.look(self.output, keeper.newest_path, now):

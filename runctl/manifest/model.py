@@ -369,11 +369,10 @@ class Hooks(Section):
         "Before the training is told to end.", default=(), says="none", examples=([["python", "notify.py", "ending"]],)
     )
     before_terminate: _Commands = described(
-        "Before the machine is ended.",
+        "When the training is gone: on a rented machine, before that is ended.",
         default=(),
         says="none",
         examples=([["python", "copy_logs.py"]],),
-        platforms=_AWS,
     )
 
 

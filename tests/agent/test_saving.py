@@ -303,6 +303,21 @@ def test_a_full_disk(host: Host, small_disk: Path) -> None:
     run.exit()
 
 
+def test_a_disk_that_fills_up(host: Host, small_disk: Path) -> None:
+    """Little room is told before a checkpoint is lost to it, and once; on a disk with room nothing is."""
+    host.destination = small_disk / "durable"
+    host.destination.mkdir()
+    run = host.script(
+        "import os, time\nopen('checkpoints/.x', 'wb').write(os.urandom(300000))\n"
+        "os.rename('checkpoints/.x', 'checkpoints/a.bin')\nprint('saved', flush=True)\ntime.sleep(600)"
+    )
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    told = [line["detail"] for line in run.lines("events.jsonl") if line["event"] == "disk_low"]
+    assert told == [f"1 MiB are left on the disk of {host.destination}"]
+    run.order(end="cancel")
+    run.exit()
+
+
 def test_a_full_disk_hides_no_exit_code(host: Host, small_disk: Path) -> None:
     """When the run directory's disk is full, the exit code is recorded all the same."""
     host.root = small_disk

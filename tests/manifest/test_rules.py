@@ -34,6 +34,8 @@ CAP = "cost: {cap: 5 USD}\n"
         ("checkpoint: {deadline: 10s}\n", "grace-above-deadline", 3, 24),
         ("limits: {duration: 0s}\n", "limit-of-zero", 3, 20),
         (RATE + "cost: {max_hourly: 0.5 USD}\n", "rate-above-max", 4, 20),
+        ("cost: {max_hourly: 2 USD}\n", "max-hourly-without-price", 3, 20),
+        ("cost: {warn_at: [5%]}\n", "no-effect", 3, 8),
         (RATE + "cost: {cap: 0.01 USD}\n", "cap-below-grace", 4, 13),
         (RATE + "group: {cap: 0 USD}\n", "cap-of-zero", 4, 14),
         (RATE + CAP + "group: {cap: 1 USD}\n", "cap-above-group", 4, 13),

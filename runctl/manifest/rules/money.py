@@ -36,8 +36,17 @@ def _cap(job: Job, written: Written) -> Iterator[Finding]:
             hint="add `cost: {cap: 25 USD}`, or `cost: {cap: none}` if it may cost what it will",
             reads=("instance.platform", "cost.cap"),
         )
-    if cost.uncapped and "cost.warn_at" in written:
+    if cost.cap is None and "cost.warn_at" in written:
         yield no_effect("cost.warn_at", "there is no cap to warn of")
+    if cost.max_hourly is not None and unpriced:
+        yield Finding(
+            code="max-hourly-without-price",
+            path="cost.max_hourly",
+            message=f"a machine of `platform: {instance.platform.value}` has no price of its own to compare with",
+            label="can't be held",
+            hint="add `instance.hourly_rate`, such as `hourly_rate: 0.50 USD`, or remove the field",
+            reads=("instance.platform", "instance.host", "instance.hourly_rate"),
+        )
 
 
 def _rate(job: Job, written: Written) -> Iterator[Finding]:
