@@ -143,7 +143,7 @@ def _check_limits(listing: Listing) -> None:
     raise SnapshotError(
         f"the tree is too big to travel with a job: {more}{len(listing.files)} files, {format_size(size)} "
         f"(at most {MAX_FILES} files and {format_size(MAX_BYTES)}); the biggest parts are {biggest}",
-        'leave data and results out with `sync.exclude: ["data/"]` or a `.runctlignore`, and read them from where they lie',
+        'leave data and results out with `sync.exclude: ["data/"]` or a `.runctlignore`: scripts may read elsewhere',
     )
 
 
@@ -181,7 +181,7 @@ def _read_tree(root: Path, listing: Listing, read: _Reader) -> tuple[Manifest, l
         shown = "; ".join(broken[:20]) + (f"; and {len(broken) - 20} more" if len(broken) > 20 else "")
         raise SnapshotError(
             f"the tree can't be frozen: {shown}",
-            "make them readable and inside the root, or leave them out with `sync.exclude` and read them from elsewhere",
+            "make them readable and inside the root, or leave them out with `sync.exclude`",
         )
     return of_entries([*entries, *links]), _dangling(top, links, {entry.path for entry in (*entries, *links)})
 

@@ -26,7 +26,8 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 BETWEEN_FIELDS = {
     "cap-above-group", "cap-below-grace", "cap-of-zero", "cap-without-price", "commands-of-one-word",
     "count-of-one-machine", "deadline-below-interval", "field-of-other-platform", "grace-above-deadline",
-    "limit-of-zero", "machine-missing", "matrix-too-large", "max-hourly-without-price", "name-too-long", "no-effect", "not-ours-to-end",
+    "limit-of-zero", "machine-missing", "matrix-too-large", "max-hourly-without-price", "name-too-long",
+    "no-effect", "not-ours-to-end",
     "platform-missing", "rate-above-max", "rented-without-cap", "save-signal-ends", "secret-in-args",
     "secret-in-env", "secret-twice", "spot-without-upload", "terminate-without-upload", "type-and-id",
     "unknown-matrix-key", "unused-matrix-key", "upload-inside-workdir", "upload-lost-with-machine",
