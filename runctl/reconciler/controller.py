@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from traceback import format_exception
 from typing import assert_never
@@ -13,14 +13,13 @@ import msgspec
 from runctl.manifest.job import Platform
 from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
 from runctl.planner.money import committed, reserves_more
-from runctl.planner.observed import GroupSeen, InstanceSeen, LaunchFailed, Observed, RentAnswer
+from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Desired, Phase, Record
-from runctl.planner.releasing import GOING
-from runctl.planner.rental import MachineState, Offer
 from runctl.planner.requests import StopJob
-from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError, RentRefused, Tagged
+from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
+from runctl.reconciler.renting import SWEEP, Renting
 from runctl.reconciler.work_queue import WorkQueue
 from runctl.store.interface import (
     Acquire,
@@ -50,9 +49,6 @@ HEARTBEAT = timedelta(seconds=15)
 # Another controller's job is tried again after this: its holder may have died.
 LEASE_RETRY = timedelta(seconds=1)
 
-# Rented machines are listed this often: one request for all jobs.
-SWEEP = timedelta(seconds=15)
-
 STORE_RETRY = timedelta(seconds=1)
 DEFECT_RETRY = timedelta(seconds=10)
 DEFECT = "a defect of runctl"
@@ -64,7 +60,6 @@ class Held(msgspec.Struct):
     epoch: int
     versioned: Versioned
     glance: object = None
-    listed: tuple[InstanceSeen, ...] = ()
     failed: LaunchFailed | None = None
     answer: RentAnswer | None = None
 
@@ -91,7 +86,7 @@ class Controller:
         self._store = store
         self._commit = GroupCommit(store)
         self._providers = providers
-        self._clouds = clouds or {}
+        self._renting = Renting(clouds or {}, store, trouble)
         self._me = me
         self._environ = environ
         self._clock = clock
@@ -116,7 +111,7 @@ class Controller:
             async with anyio.create_task_group() as tasks:
                 for _ in range(WORKERS):
                     tasks.start_soon(self._work)
-                for platform in self._clouds:
+                for platform in self._renting.platforms:
                     tasks.start_soon(self._sweep, platform)
                 await self._watch(linger)
                 tasks.cancel_scope.cancel()
@@ -199,41 +194,14 @@ class Controller:
                 self._queue.add(uid)
 
     async def _sweep(self, platform: Platform) -> None:
-        """List the machines of all jobs now and then, as long as a job here has to do with that cloud."""
-        cloud = self._clouds[platform]
+        """List the rented machines of all jobs now and then, as long as a job here has to do with that cloud."""
         while True:
-            if any(held.versioned.record.job.instance.platform is platform for held in self._held.values()):
-                try:
-                    await self._take_in(cloud, await cloud.sweep())
-                except (StoreUnavailable, ProviderError) as error:
-                    self._trouble(str(error))
+            held = {uid: each.versioned.record for uid, each in self._held.items()}
+            if any(record.job.instance.platform is platform for record in held.values()):
+                for uid in sorted(await self._renting.sweep(platform, held)):
+                    if self._only is None or uid in self._only:
+                        self._queue.add(uid)
             await anyio.sleep(SWEEP.total_seconds())
-
-    async def _take_in(self, cloud: Cloud, listed: Sequence[Tagged]) -> None:
-        """Wake the jobs that a sweep is of interest to; end what belongs to no job that anybody knows."""
-        for uid, held in self._held.items():
-            listing, record = cloud.listing(uid), held.versioned.record
-            shown = () if listing is None else listing.instances
-            if shown != held.listed or any(each.state is not MachineState.RUNNING for each in record.unreleased):
-                held.listed = shown
-                self._queue.add(uid)
-        orphans = []
-        for uid in sorted({each.uid for each in listed} - self._held.keys()):
-            # Read after the sweep: an intent is in the store before its request is sent.
-            try:
-                record = self._store.get(uid).record
-            except NotFound:
-                orphans += [each.seen for each in listed if each.uid == uid]
-                continue
-            known = {each.instance: each for each in record.rentals}
-            for seen in (each.seen for each in listed if each.uid == uid):
-                released = seen.id in known and known[seen.id].released_at is not None
-                if (seen.id not in known or released) and seen.state not in GOING:
-                    self._queue.add(uid)
-        ends = [each.id for each in orphans if each.state not in GOING]
-        if ends:
-            self._trouble(f"ending {', '.join(ends)}: tagged as this owner's, and of no job that is known")
-            await cloud.end(ends)
 
     async def _work(self) -> None:
         while True:
@@ -330,7 +298,6 @@ class Controller:
         machine = await provider.machine(record) if wants and not record.rented else None
         failed, held.failed = held.failed, None
         answer, held.answer = held.answer, None
-        cloud = self._clouds.get(record.job.instance.platform)
         return Observed(
             attempt=sight.attempt if sight else None,
             machine=machine,
@@ -339,21 +306,10 @@ class Controller:
             missing_secrets=tuple(s.name for s in record.job.secrets if s.name not in self._environ),
             launch_failed=failed,
             agent_events=sight.events if sight else (),
-            listing=cloud.listing(record.uid) if cloud is not None else None,
-            offers=await self._offers(cloud, record, wants=wants) if cloud is not None else None,
+            listing=self._renting.listing(record),
+            offers=await self._renting.offers(record),
             rent_answer=answer,
         )
-
-    async def _offers(self, cloud: Cloud, record: Record, *, wants: bool) -> tuple[Offer, ...] | None:
-        """What could be rented, where a machine is wanted."""
-        rental = record.rental_of(record.live) if record.live is not None else None
-        if not wants and (rental is None or rental.released_at is None):
-            return None
-        try:
-            return await cloud.offers(record.job)
-        except ProviderError as error:
-            self._trouble(str(error))
-            return None
 
     def _group(self, record: Record, now: datetime) -> GroupSeen:
         if record.group is None:
@@ -397,14 +353,12 @@ class Controller:
                     # A refusal speaks for its own sending alone: an earlier one may still have its effect.
                     self._trouble(str(error))
                     self._queue.add_at(record.uid, self._clock() + STORE_RETRY)
+            case Rent(rental=rental) if self._clock() > rental.launch_before:
+                self._queue.add_at(record.uid, self._clock())
             case Rent():
-                await self._rent(held, action)
+                held.answer = await self._renting.rent(record, action)
             case EndMachine(instance=instance):
-                try:
-                    await self._cloud(record).end([instance])
-                except ProviderError as error:
-                    # The planner asks again until it is seen to be gone.
-                    self._trouble(f"{instance} of `{record.name}` couldn't be ended: {error}")
+                await self._renting.end(record, instance)
             case SendOrders(attempt=number, orders=orders):
                 try:
                     await provider.order(record, number, orders, held.epoch)
@@ -420,22 +374,6 @@ class Controller:
                 await provider.forget(record, checkpoints=checkpoints)
             case _:  # pragma: no cover
                 assert_never(action)
-
-    async def _rent(self, held: Held, action: Rent) -> None:
-        record, rental = held.versioned.record, action.rental
-        if self._clock() > rental.launch_before:
-            self._queue.add_at(record.uid, self._clock())
-            return
-        try:
-            instance = await self._cloud(record).rent(record, rental)
-            held.answer = RentAnswer(token=rental.token, instance=instance)
-        except RentRefused as error:
-            held.answer = RentAnswer(token=rental.token, refusal=error.refusal, message=str(error), again=action.again)
-        except ProviderError as error:
-            self._trouble(f"a machine for `{record.name}` was asked for, with what effect isn't known: {error}")
-
-    def _cloud(self, record: Record) -> Cloud:
-        return self._clouds[record.job.instance.platform]
 
     def _provider(self, record: Record) -> Provider:
         return self._providers[record.job.instance.platform]
