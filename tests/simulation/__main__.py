@@ -1,49 +1,53 @@
 """`python -m tests.simulation --seeds N`: live many lives, or one again, and tell what was met.
 
---seed S [--crash-at K]   one life, with its log
---seeds N [--first S]     N lives from seed S on
---sweep S                 the life of seed S, once more for each of its crash points
---shrink S                the fewest kinds of faults with which the life of seed S still breaks a promise
+--seeds N [--first S] [--processes P]   N lives from seed S on
+--seed S [--crash-at K]                 one life, with its log
+--sweep S                               the life of seed S, once more for each of its crash points
+--shrink S                              the fewest kinds of faults with which the life of seed S still breaks a promise
+--world local|rented|mixed              where the jobs run: on a machine of the user's, or on rented ones
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 # What is buried was never ended: its `finally` blocks run when it is collected, and every port refuses them.
 sys.unraisablehook = lambda *_: None
 
-from simulation.life import FAULTS, Simulation  # noqa: E402
+from simulation.life import FAULTS, Life, Simulation  # noqa: E402
 from simulation.oracles import Violation  # noqa: E402
+from simulation.worlds import MIXED, WORLDS, histogram, kind_of, live_many  # noqa: E402
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Lives of jobs, simulated.")
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--crash-at", type=int, default=0)
-    parser.add_argument("--seeds", type=int)
-    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--shrink", type=int)
+    parser.add_argument("--world", choices=(*WORLDS, MIXED), default=MIXED)
     asked = parser.parse_args()
+    one = next((seed for seed in (asked.seed, asked.sweep, asked.shrink) if seed is not None), 0)
+    kind = kind_of(asked.world, one)
     with Simulation() as simulation:
         if asked.seed is not None:
-            return _one(simulation, asked.seed, asked.crash_at)
+            return _one(simulation, kind, asked.seed, asked.crash_at)
         if asked.sweep is not None:
-            return _sweep(simulation, asked.sweep)
+            return _sweep(simulation, kind, asked.sweep)
         if asked.shrink is not None:
-            return _shrink(simulation, asked.shrink)
-        return _many(simulation, range(asked.first, asked.first + (asked.seeds or 1000)))
+            return _shrink(simulation, kind, asked.shrink)
+    return _many(asked.world, range(asked.first, asked.first + asked.seeds), asked.processes)
 
 
-def _one(simulation: Simulation, seed: int, crash_at: int) -> int:
+def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: int) -> int:
     try:
-        life = simulation.life(seed, crash_at)
+        life = simulation.life(seed, crash_at, kind=kind)
     except Violation as broken:
         print(broken)
         return 1
@@ -53,33 +57,31 @@ def _one(simulation: Simulation, seed: int, crash_at: int) -> int:
     return 0
 
 
-def _many(simulation: Simulation, seeds: range) -> int:
-    met: Counter[str] = Counter()
-    broken: list[int] = []
-    looks: list[int] = []
-    began = time.perf_counter()
-    for seed in seeds:
-        try:
-            life = simulation.life(seed)
-        except Violation as violation:
-            broken.append(seed)
-            print(violation if len(broken) == 1 else f"{violation.what} (seed {seed})", flush=True)
-        else:
-            met.update(life.counts)
-            looks.append(life.looks)
-    took = time.perf_counter() - began
-    print(f"seeds {seeds.start} to {seeds.stop - 1}: {len(broken)} broke a promise; {len(seeds) / took:.0f} lives/s")
-    print("reconciles of a live attempt, median:", sorted(looks)[len(looks) // 2] if looks else 0)
-    for what, count in sorted(met.items()):
+def _many(world: str, seeds: range, processes: int) -> int:
+    found = live_many(world, seeds, processes)
+    for _, violation in sorted(found.broken)[:3]:
+        print(violation)
+    for seed, violation in sorted(found.broken)[3:]:
+        print(f"{violation.splitlines()[0]} (seed {seed})")
+    print(
+        f"{world}, seeds {seeds.start} to {seeds.stop - 1}: {len(found.broken)} broke a promise; "
+        f"{len(seeds) / found.took:.0f} lives a second and core"
+    )
+    for field in ("launches", "reconciles", "faults", "points", "seconds"):
+        print(f"{field} of a life: median {found.median(field):.0f}; "
+              f"{histogram(getattr(each, field) for each in found.stories)}")  # fmt: skip
+    for what, count in sorted(found.met.items()):
         print(f"{count:9} {what}")
-    return 1 if broken else 0
+    if found.hollow:
+        print(found.hollow)
+    return 1 if found.broken or found.hollow else 0
 
 
-def _sweep(simulation: Simulation, seed: int) -> int:
-    points, broken = simulation.life(seed).points, 0
+def _sweep(simulation: Simulation, kind: type[Life], seed: int) -> int:
+    points, broken = simulation.life(seed, kind=kind).points, 0
     for point in range(1, points + 1):
         try:
-            simulation.life(seed, crash_at=point)
+            simulation.life(seed, crash_at=point, kind=kind)
         except Violation as violation:
             broken += 1
             print(violation, flush=True)
@@ -87,13 +89,13 @@ def _sweep(simulation: Simulation, seed: int) -> int:
     return 1 if broken else 0
 
 
-def _shrink(simulation: Simulation, seed: int) -> int:
+def _shrink(simulation: Simulation, kind: type[Life], seed: int) -> int:
     silenced: frozenset[str] = frozenset()
-    for kind in FAULTS:
+    for fault in FAULTS:
         try:
-            simulation.life(seed, silenced=silenced | {kind})
+            simulation.life(seed, silenced=silenced | {fault}, kind=kind)
         except Violation:
-            silenced |= {kind}
+            silenced |= {fault}
     print(f"seed {seed}: enough are {', '.join(sorted(set(FAULTS) - silenced)) or 'no faults at all'}")
     return 0
 

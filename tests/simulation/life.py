@@ -109,7 +109,7 @@ class Life:
         self.crash_at, self.points = crash_at, 0
         self.log: list[tuple[float, str]] = []
         self.counts: Counter[str] = Counter()
-        self.looks = self.moves = self.writes = 0
+        self.looks = self.moves = self.writes = self.plans = 0
         self.nodes: list[Node] = []
         self.runs: list[Run] = []
         self.host = Host(self)
@@ -220,6 +220,7 @@ class Life:
     # What is different where machines are rented
 
     storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
+    world = "local"
     glance = timedelta(seconds=1)
     jobs: tuple[str, ...] = JOBS
 
@@ -415,14 +416,13 @@ class Linted:
 
     def __init__(self) -> None:
         self.life: Life | None = None
-        self.plans = 0
 
     def __call__(self, record: Record, observed: Observed, now: datetime) -> Plan:
         made = plan(record, observed, now)
-        self.plans += 1
+        assert self.life is not None
+        self.life.plans += 1
         found = lint(record, observed, made, now)
         if found:
-            assert self.life is not None
             self.life.loop.fail(Violation(self.life, f"the plan of {record.uid} is not sound: {found}"))
         return made
 

@@ -22,7 +22,7 @@ class Violation(AssertionError):
 
     def __init__(self, life: Life, what: str) -> None:
         last = "\n".join(f"  {at:9.3f} {words}" for at, words in life.log[-50:])
-        command = f"python -m tests.simulation --seed {life.seed}"
+        command = f"python -m tests.simulation --world {life.world} --seed {life.seed}"
         if life.crash_at:
             command += f" --crash-at {life.crash_at}"
         phase = "calm" if life.weather.calm else "storm"

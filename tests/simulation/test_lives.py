@@ -4,26 +4,34 @@ misses each safeguard that is taken out.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from runctl.planner import ordering, seeing
+from runctl.planner import launching, machines, ordering, releasing, renting, seeing
+from runctl.planner import plan as planning
 from runctl.planner.money import affordable
+from runctl.planner.observed import GroupSeen
+from runctl.planner.passing import Pass
 from runctl.planner.record import Record
+from runctl.planner.rental import Ending, Offer, Release, Rental
+from runctl.planner.renting import request
+from runctl.providers.aws.cloud import Ec2
 
+from . import life
 from .life import FAULTS, Simulation
 from .oracles import Violation
+from .worlds import MIXED, WORLDS, live
 
-LIVES = 150
+LIVES = 300
 
 # What dies in a life is never ended; its `finally` blocks run when it is collected, and every port refuses them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -33,24 +41,28 @@ SOMETIMES = (
     "agent killed", "agent and guardian killed", "salvaged", "torn checkpoint", "trainings", "disk full",
     "store unreadable", "launch refused", "launch lost", "launch answer lost", "crash before a write",
     "crash after a write", "second controller", "controller suspended", "user: apply", "user: stop", "user: cancel",
-    "user: delete", "user: edit", "drain cap", "drain duration", "drain deadline",
+    "user: delete", "user: edit", "drain cap", "drain duration", "drain deadline", "drain interruption",
+    "machines", "no capacity", "no quota", "dies pending", "pends for ever", "never boots", "reclaimed",
+    "reclaimed without notice", "machine fails", "partition", "powered off", "power-off hangs", "timer fails",
+    "end refused", "throttled", "request lost", "request late", "answer lost", "token known", "stale listing",
+    "missing from a listing", "crash before RunInstances", "crash after DescribeInstances",
 )  # fmt: skip
 
 
 def test_lives_in_the_storm() -> None:
-    """Every life comes to its end with every promise kept, and every kind of trouble was met."""
-    met: Counter[str] = Counter()
-    with Simulation() as simulation:
-        for seed in range(LIVES):
-            met.update(simulation.life(seed).counts)
-    assert [each for each in SOMETIMES if not met[each]] == []
+    """Every life comes to its end with every promise kept, every kind of trouble was met, and they weren't idle."""
+    found = live(MIXED, range(LIVES))
+    assert [violation for _, violation in found.broken] == []
+    assert [each for each in SOMETIMES if not found.met[each]] == []
+    assert found.hollow == ""
 
 
 def test_the_same_seed_is_the_same_life() -> None:
     """Whatever the process, its hash seed and its addresses."""
     code = (
-        "import sys\nfrom simulation.life import Simulation\n"
-        "with Simulation() as simulation:\n print([simulation.life(seed).digest for seed in (3, 5, 89)])"
+        "from simulation.life import Simulation\nfrom simulation.worlds import MIXED, kind_of\n"
+        "with Simulation() as simulation:\n"
+        " print([simulation.life(seed, kind=kind_of(MIXED, seed)).digest for seed in (2, 3, 4, 89)])"
     )
     digests = set()
     for hash_seed in ("0", "1", "2", "3"):
@@ -82,22 +94,87 @@ def _late_effects_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(seeing, "LATE_EFFECT", seeing.LATE_EFFECT * -10)
 
 
-ABLATIONS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {
-    "granted limits": (_no_money_granted, 200),
-    "durable checkpoints in the record": (_checkpoints_are_not_taken_over, 200),
-    "waiting for late effects": (_late_effects_are_not_waited_for, 300),
-    "what earlier attempts have cost": (_earlier_attempts_cost_nothing, 200),
+def _a_token_of_its_own_for_each_sending(patch: pytest.MonkeyPatch) -> None:
+    built, sendings = Ec2._request, itertools.count()
+
+    def unkeyed(self: Ec2, record: Record, rental: Rental) -> dict[str, Any]:
+        return {**built(self, record, rental), "ClientToken": f"{rental.token}{next(sendings)}"}
+
+    patch.setattr(Ec2, "_request", unkeyed)
+
+
+def _one_token_for_all_choices(patch: pytest.MonkeyPatch) -> None:
+    def first(record: Record, attempt: int, choice: int, offer: Offer, group: GroupSeen, now: datetime) -> Rental:
+        token = request(record, attempt, 0, offer, group, now).token
+        return msgspec.structs.replace(request(record, attempt, choice, offer, group, now), token=token)
+
+    patch.setattr(launching, "request", first)
+
+
+def _absence_is_evidence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(machines, "_absence_counts_from", lambda rental: rental.asked_at)
+
+
+def _an_end_that_was_asked_for_is_a_release(patch: pytest.MonkeyPatch) -> None:
+    end = releasing._end
+
+    def hasty(step: Pass, rental: Rental, why: Ending) -> Pass:
+        step = end(step, rental, why)
+        for each in step.record.unreleased:
+            if each.token == rental.token and each.ends_asked:
+                step = machines._release(step, each, Release.TERMINATED, step.now)
+        return step
+
+    patch.setattr(releasing, "_end", hasty)
+
+
+def _nothing_is_reserved(patch: pytest.MonkeyPatch) -> None:
+    def boundless(*arguments: Any) -> Rental:
+        return msgspec.structs.replace(request(*arguments), not_after=None, reserved=0)
+
+    patch.setattr(launching, "request", boundless)
+
+
+def _requests_are_sent_at_any_time(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(renting, "RENT_WINDOW", renting.RENT_WINDOW * 1000)
+
+
+def _late_requests_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(machines, "LATE_RENTAL", timedelta(0))
+
+
+def _machines_are_not_released(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "release", lambda step: step)
+
+
+Ablation = Callable[[pytest.MonkeyPatch], None]
+
+# With the world and the number of lives within which the lack of each is found.
+ABLATIONS: dict[str, tuple[Ablation, str, int]] = {
+    "granted limits": (_no_money_granted, "local", 200),
+    "durable checkpoints in the record": (_checkpoints_are_not_taken_over, "local", 200),
+    "waiting for late effects": (_late_effects_are_not_waited_for, "local", 300),
+    "what earlier attempts have cost": (_earlier_attempts_cost_nothing, "local", 200),
+    "client token": (_a_token_of_its_own_for_each_sending, "rented", 50),
+    "a token for each zone": (_one_token_for_all_choices, "rented", 50),
+    "must_see": (_absence_is_evidence, "rented", 50),
+    "seen terminated": (_an_end_that_was_asked_for_is_a_release, "rented", 50),
+    "reserve and ceiling": (_nothing_is_reserved, "rented", 300),
+    "launch_before": (_requests_are_sent_at_any_time, "rented", 50),
+    "late requests": (_late_requests_are_not_waited_for, "rented", 300),
+    "release": (_machines_are_not_released, "rented", 50),
 }
 
 
 @pytest.mark.parametrize("safeguard", ABLATIONS)
 def test_a_safeguard_that_is_missing_is_missed(safeguard: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taken out from the test's side, it is found to be missing within so many lives."""
-    take_out, most = ABLATIONS[safeguard]
+    """Taken out from the test's side, it is found to be missing by what happens in the world, within so many lives."""
+    take_out, world, most = ABLATIONS[safeguard]
     take_out(monkeypatch)
+    monkeypatch.setattr(life, "lint", lambda *_: [])
     with Simulation() as simulation, pytest.raises(Violation):
         for seed in range(most):
-            simulation.life(seed)
+            simulation.life(seed, kind=WORLDS[world])
 
 
 def test_a_silenced_fault_never_strikes() -> None:
