@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -94,9 +95,8 @@ def live(world: str, seeds: Iterable[int]) -> Summary:
 
 def live_many(world: str, seeds: range, processes: int) -> Summary:
     """The same, divided among so many processes."""
-    parts = [
-        (world, list(seeds)[len(seeds) * n // processes : len(seeds) * (n + 1) // processes]) for n in range(processes)
-    ]
+    cuts = [seeds.start + len(seeds) * n // processes for n in range(processes + 1)]
+    parts = [(world, range(first, last)) for first, last in pairwise(cuts)]
     whole = Summary(stories=[], met=Counter(), broken=[])
     with ProcessPoolExecutor(processes) as pool:
         for summary in pool.map(live, *zip(*parts, strict=True)):
