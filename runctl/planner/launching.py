@@ -1,4 +1,4 @@
-"""Phase 5: launch the next attempt, or say what it waits for."""
+"""Phase 6: launch the next attempt, or say what it waits for."""
 
 from __future__ import annotations
 

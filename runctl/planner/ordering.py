@@ -1,4 +1,4 @@
-"""Phase 4: what the live attempt's agent is to hold to, and whether it is to end."""
+"""Phase 5: what the live attempt's agent is to hold to, and whether it is to end."""
 
 from __future__ import annotations
 

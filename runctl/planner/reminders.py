@@ -1,4 +1,4 @@
-"""Phase 6: warn of what costs money or work, once a threshold or again with growing pauses."""
+"""Phase 8: warn of what costs money or work, once a threshold or again with growing pauses."""
 
 from __future__ import annotations
 

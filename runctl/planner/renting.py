@@ -1,4 +1,4 @@
-"""Which machine an attempt is to have, and asking for it."""
+"""Phase 6, of rented machines: which one an attempt is to have, and the request for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phase 2: what was seen of the live attempt becomes part of the record."""
+"""Phase 3: what was seen of the live attempt becomes part of the record."""
 
 from __future__ import annotations
 

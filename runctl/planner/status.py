@@ -1,4 +1,4 @@
-"""Phase 7: phase and conditions, computed from the record and what was seen; nothing else ever sets them."""
+"""Phase 9: phase and conditions, computed from the record and what was seen; nothing else ever sets them."""
 
 from __future__ import annotations
 

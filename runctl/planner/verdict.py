@@ -1,4 +1,4 @@
-"""Phase 3: when no attempt is live, what its end means for the job: finished, resting, or another attempt."""
+"""Phase 4: when no attempt is live, what its end means for the job: finished, resting, or another attempt."""
 
 from __future__ import annotations
 
