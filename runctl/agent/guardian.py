@@ -35,12 +35,13 @@ LATE_SECONDS = 10.0
 
 
 class Refused(Exception):
-    """The attempt may not start here; `holder` is who does, if it is that."""
+    """The attempt may not start here; `holder` is who does, if it is that. `reason`: the end that this is."""
 
-    def __init__(self, detail: str, holder: Optional[Json] = None) -> None:
+    def __init__(self, detail: str, holder: Optional[Json] = None, reason: str = "refused") -> None:
         super().__init__(detail)
         self.detail = detail
         self.holder = holder
+        self.reason = reason
 
 
 def guard(entry: str, run_dir: str, umask: int) -> int:
@@ -71,7 +72,7 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
         _pass_fence(spec)
         lock = _take_host(spec)
     except Refused as refusal:
-        value = _ending(run_dir, spec, started, "refused", refusal.detail)
+        value = _ending(run_dir, spec, started, refusal.reason, refusal.detail)
         record.write({**value, "holder": refusal.holder})
         return 1
     lock.write_holder(_holder(spec, me, me, started))
@@ -113,7 +114,7 @@ def _take_host(spec: Spec) -> hostlock.HostLock:
         name = f"attempt {who.get('attempt')} of `{who.get('job')}`" if who else "another training"
         raise Refused(f"{name} holds this machine", error.holder) from None
     except (hostlock.LockUnusable, OSError) as error:
-        raise Refused(f"the host lock can't be taken: {error}") from None
+        raise Refused(f"the host lock can't be taken: {error}", reason="launch_failed") from None
 
 
 def _pass_fence(spec: Spec) -> None:
@@ -237,7 +238,7 @@ def _ending(run_dir: str, spec: Optional[Spec], started: clocks.Now, reason: str
         "detail": detail,
         "training_started": state.get("training") is not None,
         # Who never had the machine is billed nothing.
-        "started_at": None if reason in ("refused", "not_started") else started.wall,
+        "started_at": None if reason in ("refused", "not_started", "launch_failed") else started.wall,
         "ended_at": time.time(),
         "active": now.active - started.active,
         "oom": False,

@@ -8,7 +8,7 @@ import stat
 from runctl.agent import saver
 from runctl.agent.child import Helper, fork_helper
 from runctl.agent.files import Journal, replace_json
-from runctl.agent.watch import Candidate, Watch
+from runctl.agent.watch import Candidate, CutOff, Watch
 from runctl.checkpoints import names
 
 TYPE_CHECKING = False
@@ -49,8 +49,8 @@ class Keeper:
         self._looked_at = -LOOK_SECONDS
         self._looked_after_end = False
         self._ended_at: Optional[float] = None
-        # When the training was killed, by the wall clock: what it wrote last may be torn.
-        self.cut_off_at: Optional[float] = None
+        # How the training ended, if what it wrote last may be torn.
+        self.cut_off: Optional[CutOff] = None
         self._asked = 0
         self._hurry_until = 0.0
         self._restored: Optional[str] = None
@@ -169,6 +169,10 @@ class Keeper:
         except OSError as error:
             self._event("request_failed", f"the checkpoint request can't be written: {error.strerror}")
 
+    def told_to_end(self) -> None:
+        """The training is about to be asked to save and end, or signalled to."""
+        self._watch.mark()
+
     def poll(self, now: Now, keep: int, still_writing: bool, left: Optional[float]) -> bool:
         """Look, validate, copy; whether anything has changed. `left` is the time for it in seconds, None: no end
         in sight.
@@ -214,7 +218,7 @@ class Keeper:
         self._journal.flush()
 
     def _drop(self, keep: int, now: Now, still_writing: bool) -> None:
-        superseded = self._watch.drop_superseded(keep, self._busy, now.active, still_writing, self.cut_off_at)
+        superseded = self._watch.drop_superseded(keep, self._busy, now.active, still_writing, self.cut_off)
         dropped = len(superseded) + self._watch.take_skipped()
         if dropped:
             self._event("checkpoints_superseded", f"{dropped} had newer ones before they could be copied")
@@ -244,7 +248,7 @@ class Keeper:
             }
             self._busy, self._began, self._reported = candidate, now.active, False
             self._verdict = {}
-            cut_off = candidate.may_be_torn(self.cut_off_at)
+            cut_off = candidate.may_be_torn(self.cut_off)
             self.helper = fork_helper(saver.settle(self._spec, candidate, facts, keep, cut_off), "settle")
             return True
         return False

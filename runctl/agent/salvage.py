@@ -13,6 +13,7 @@ from runctl.agent.leftovers import SALVAGED, salvage_seconds
 from runctl.agent.orders import OrdersFile
 from runctl.agent.record import HEARTBEAT_SECONDS
 from runctl.agent.spec import BadSpec, read_spec
+from runctl.agent.watch import CutOff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def salvage(spec: Spec, died_at: float, keep: int, seconds: float) -> None:
     events.resume()
     keeper = Keeper(spec, lambda word, detail: _note(events, word, detail))
     keeper.resume(began, _object(_state(spec.run_dir).get("checkpoints")).get("settling"))
-    keeper.cut_off_at = died_at
+    keeper.cut_off = CutOff(died_at)
     finish(keeper, keep, seconds)
     events.flush()
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bool) -> Callable[[Report], None]:
     """Validate a candidate and, if it is whole, copy it durably and prune. Reports `verdict`, then `durable`, then
-    `pruned`. `cut_off`: the training was killed while it may have been writing it.
+    `pruned`. `cut_off`: the training ended while it may have been writing it.
     """
 
     def work(report: Report) -> None:
@@ -29,7 +29,7 @@ def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bo
         path = os.path.join(spec.checkpoint.dir, candidate.name)
         verdict = formats.validate(path, spec.checkpoint.format, spec.checkpoint.command)
         if verdict.valid and cut_off and verdict.format in formats.UNPROVEN:
-            detail = "may be torn: it was written when the training was killed, and its format can't tell"
+            detail = "may be torn: it was being written when the training ended, and its format can't tell"
             verdict = formats.Verdict(False, verdict.format, detail)
         report({"verdict": {"valid": verdict.valid, "format": verdict.format, "detail": verdict.detail}})
         if not verdict.valid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from runctl.agent import activity as life
@@ -21,6 +22,7 @@ from runctl.agent.space import Space
 from runctl.agent.spec import read_spec
 from runctl.agent.steps import Preparation, SetupFailed
 from runctl.agent.wakeups import WakeUps
+from runctl.agent.watch import CutOff
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,9 +223,10 @@ class Supervisor:
         now = clocks.now()
         if self.training is not None and pid == self.training.pid:
             self.training.status = status
-            if self.training.signal is not None:
-                self.keeper.cut_off_at = now.wall
             drain = self.seen.drain
+            if self.training.exit_code != 0 or drain is not None:
+                good = (0, 128 + self.spec.stop_signal)
+                self.keeper.cut_off = CutOff(now.wall, answered=self.training.exit_code in good)
             reason = "exited" if drain is None else drain.reason
             self._end(reason, record.exit_detail(self.training), now)
         elif self.preparation is not None and pid == self.preparation.pid:
@@ -324,6 +327,7 @@ class Supervisor:
         elif isinstance(action, policy.AskForCheckpoint):
             if seen.drain is not None:
                 seen.drain.asked = True
+                self.keeper.told_to_end()
             else:
                 seen.asked_at = now.active
             self.keeper.ask(action.reason, now.wall + action.seconds, now)
@@ -332,10 +336,12 @@ class Supervisor:
         elif isinstance(action, policy.SendSignal):
             if seen.drain is not None:
                 if seen.drain.left_at_signal is None:
+                    self.keeper.told_to_end()
                     seen.drain.left_at_signal = policy.time_left(self.orders.current, seen.drain, self.started, now)
                 seen.drain.grouped = seen.drain.grouped or action.to == "group"
             if self.training is not None:
                 self.training.send(self.spec.stop_signal, action.to)
+                self.training.send(signal.SIGCONT, "group")  # one that is held can't save
         elif isinstance(action, policy.KillAll):
             self._kill_all(now)
         elif isinstance(action, policy.Abandon):
@@ -393,7 +399,7 @@ class Supervisor:
     def _salvage(self, died_at: float) -> None:
         from runctl.agent import leftovers, salvage
 
-        self.keeper.cut_off_at = died_at
+        self.keeper.cut_off = CutOff(died_at)
         left = policy.money_left(self.orders.current, self.started, clocks.now())
         seconds = leftovers.salvage_seconds(self.spec.checkpoint.grace, left)
         salvage.finish(self.keeper, self.orders.current.limits.keep, seconds)

@@ -39,10 +39,23 @@ MAX_WALK = 20_000
 SELF_PROVING = frozenset(("torch", "zip", "npz", "safetensors"))
 
 
+class CutOff:
+    """An end that may have come in the middle of a save, `at` that wall-clock instant. `answered`: the training ended
+    by itself and well when it was told to, so that what it began to save only then is whole.
+    """
+
+    __slots__ = ("answered", "at")
+
+    def __init__(self, at: float, answered: bool = False) -> None:
+        self.at = at
+        self.answered = answered
+
+
 class Candidate:
     """One version of a file or directory that may be a checkpoint. Instants are of the active clock."""
 
     __slots__ = (
+        "answers",
         "at",
         "changed_at",
         "followed",
@@ -73,6 +86,7 @@ class Candidate:
         self.noticed_at = 0.0
         self.changed_at = 0.0
         self.stable = STABLE_SECONDS  # so long without a change, and it is whole
+        self.answers = False  # begun when the training had been told to end: its last save
         self.followed = False  # a directory, and a newer one was begun since: nothing more comes into this one
         self.tried = False  # validated while fresh, and not valid then
         self.tries = 0  # of copying
@@ -86,10 +100,11 @@ class Candidate:
             return True
         return not self.tried and (self.kind in SELF_PROVING or self.renamed)
 
-    def may_be_torn(self, cut_off_at: Optional[float]) -> bool:
-        """Whether it may have been under way when the training was killed, at that wall-clock instant."""
-        recent = cut_off_at is not None and self.mtime > cut_off_at - self.stable
-        return recent and not self.renamed and not self.followed
+    def may_be_torn(self, end: Optional[CutOff]) -> bool:
+        """Whether it may have been under way when the training ended."""
+        if end is None or self.renamed or self.followed or (end.answered and self.answers):
+            return False
+        return self.mtime > end.at - self.stable
 
     @property
     def ready_at(self) -> float:
@@ -115,6 +130,7 @@ class Watch:
         self._directory_mtime: Optional[int] = None
         self._next_read = 0.0
         self._recognised = False
+        self._before_the_word: Optional[Set[int]] = None
         self.pending: Dict[str, Candidate] = {}
         self.seen = 0
         self.skipped = 0
@@ -170,6 +186,10 @@ class Watch:
         self._next_read = now + min(LONGEST_REST, DUTY * (time.process_time() - began))
         return changed
 
+    def mark(self) -> None:
+        """The training is told to end now: what is there by now was begun before."""
+        self._before_the_word = {hash(name) for name, _ in self._entries()}
+
     def done(self, candidate: Candidate) -> None:
         """That version needs no more attention."""
         if self.pending.get(candidate.name) is candidate:
@@ -185,7 +205,7 @@ class Watch:
         candidate.tried = True
 
     def drop_superseded(
-        self, keep: int, busy: Optional[Candidate], now: float, still_writing: bool, cut_off_at: Optional[float]
+        self, keep: int, busy: Optional[Candidate], now: float, still_writing: bool, cut_off: Optional[CutOff]
     ) -> List[Candidate]:
         """Of those that wait, let go of what has `keep` newer ones that can be copied: retention would remove it at
         once. One that can't be judged yet, or may be torn, supersedes nothing: else a script that saves faster than its
@@ -199,7 +219,7 @@ class Watch:
             if newer >= keep:
                 self.done(candidate)
                 dropped.append(candidate)
-            elif candidate.may_be_torn(cut_off_at):
+            elif candidate.may_be_torn(cut_off):
                 continue
             elif candidate.tries or candidate.is_ready(now, still_writing):
                 newer += 1
@@ -269,6 +289,7 @@ class Watch:
         candidate = Candidate(name, kind, key, changed / 1e9, key[2], renamed, self.seen)
         candidate.at, candidate.noticed_at, candidate.changed_at = wall, now, now
         candidate.stable = self.settling if kind == "directory" else STABLE_SECONDS
+        candidate.answers = self._before_the_word is not None and hash(name) not in self._before_the_word
         self.pending[name] = candidate
         if kind not in ("opaque", "json", "pickle"):
             self._recognised = True

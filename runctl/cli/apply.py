@@ -62,7 +62,7 @@ def apply(
     with opened() as (home, store):
         proposals, replacing = _proposals(store, home, files or [], plan, replace=replace, rerun=rerun)
         _announce(proposals, output)
-        submitted = _submit(store, proposals, replace=replacing, rerun=rerun, planned=plan is not None)
+        submitted = _submit(home, store, proposals, replace=replacing, rerun=rerun, planned=plan is not None)
         staying = _stays(proposals, wait, detach)
         stay = Stay.TO_THE_END if staying else (Stay.NOT_AT_ALL if detach is Detach.NOW else Stay.FOR_THE_START)
         return attend(home, store, submitted, stay, span, output)
@@ -87,7 +87,7 @@ def _proposals(
     else:
         proposals = propose_all(store, home, read_to_apply(files), replace=replace, rerun=rerun)
         replacing = replace
-    refuse_unapplicable(proposals, _command(files))
+    refuse_unapplicable(home, proposals, _command(files))
     refuse_without_secrets(proposals)
     return proposals, replacing
 
@@ -116,7 +116,7 @@ def _announce(proposals: Sequence[Proposal], output: TextOrJson) -> None:
 
 
 def _submit(
-    store: Store, proposals: Sequence[Proposal], *, replace: bool, rerun: bool, planned: bool
+    home: Home, store: Store, proposals: Sequence[Proposal], *, replace: bool, rerun: bool, planned: bool
 ) -> list[Submitted]:
     """Make or change the jobs. Whoever loses a race compares again, so that two applies of one manifest are one job;
     only a saved plan is not compared again."""
@@ -135,7 +135,7 @@ def _submit(
                 raise
             now = datetime.now(UTC)
             proposals = [propose(store, each.prepared, now, replace=replace, rerun=rerun) for each in proposals]
-            refuse_unapplicable(proposals, "runctl apply FILE…")
+            refuse_unapplicable(home, proposals, "runctl apply FILE…")
     return submit(store, proposals, owner(), datetime.now(UTC), replace=replace)
 
 

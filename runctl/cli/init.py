@@ -25,10 +25,17 @@ def init(
     import shlex
     from pathlib import Path
 
+    from runctl.cli.errors import Failure
     from runctl.cli.streams import clean, say
 
     target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        hint = "name a directory, or none for this one: `runctl init DIR`"
+        raise Failure(
+            ExitCode.INVALID, f"`{target}` is not a directory", now="nothing was written", hint=hint
+        ) from None
     script = _script_of(target)
     template = _template("job.yaml").replace("NAME", _job_name(target)).replace("SCRIPT", script)
     files = {target / "job.yaml": template}

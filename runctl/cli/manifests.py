@@ -16,7 +16,7 @@ from runctl.cli.exit_codes import ExitCode
 from runctl.cli.streams import coloured, say
 from runctl.manifest.diagnostics import Diagnostic, Severity, closest, has_errors, one_of
 from runctl.manifest.job import Position, SourcedJob
-from runctl.manifest.load import duplicate_names, load
+from runctl.manifest.load import differing_groups, duplicate_names, load
 from runctl.manifest.recognising import Recognition, looks_like_a_job, recognise
 from runctl.manifest.render import Theme, render
 from runctl.manifest.source import MAX_BYTES, Source
@@ -81,8 +81,9 @@ def read(named: Sequence[str]) -> Read:
 def read_to_apply(named: Sequence[str]) -> Read:
     """As `read`, for commands that act: shows the problems, and ends with 2 when there is an error among them."""
     found = read(named)
-    show([*found.diagnostics, *found.refusals])
-    if has_errors(found.diagnostics) or found.refusals:
+    diagnostics = [*found.diagnostics, *differing_groups(found.jobs)]
+    show([*diagnostics, *found.refusals])
+    if has_errors(diagnostics) or found.refusals:
         raise shown(ExitCode.INVALID)
     return found
 

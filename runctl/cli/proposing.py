@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from runctl.cli.errors import Failure, shown
@@ -17,10 +17,14 @@ from runctl.planner.preview import Preview, preview
 from runctl.planner.reapply import Effect, Reapply
 from runctl.reconciler.applying import Prepared, Proposal, prepare, propose
 from runctl.store.interface import Store
-from runctl.workspace.problems import Finding, RootError, ScriptError, WorkspaceError
+from runctl.workspace.manifest import changed_files, read_manifest
+from runctl.workspace.problems import Finding, RootError, ScriptError, SnapshotError, WorkspaceError
 from runctl.workspace.problems import Severity as FindingSeverity
 
 # These launch something, so that the training's secrets are needed.
+# Of files that have changed, so many are named.
+NAMED_AT_MOST = 8
+
 LAUNCHES = frozenset([Reapply.CREATE, Reapply.RESUME, Reapply.REPLACE])
 
 
@@ -55,13 +59,35 @@ def preview_of(proposal: Proposal, now: datetime) -> Preview:
     return preview(record, prepared.job, prepared.source, proposal.decision, prepared.recipe_why, now)
 
 
-def refuse_unapplicable(proposals: Sequence[Proposal], command: str) -> None:
+def _changed_files(home: Home, proposal: Proposal) -> Iterator[str]:
+    """The files that make the code another one; none where the old snapshot can't be read any more."""
+    if proposal.found is None:
+        return
+    hashes = proposal.found.record.generation.source.code_hash, proposal.prepared.source.code_hash
+    try:
+        found = changed_files(*(read_manifest(home.code / each) for each in hashes))
+    except SnapshotError:
+        return
+    named = [
+        *(f"modified: {path}" for path in found.modified),
+        *(f"new: {path}" for path in found.added),
+        *(f"removed: {path}" for path in found.removed),
+    ]
+    yield from named[:NAMED_AT_MOST]
+    if len(named) > NAMED_AT_MOST:
+        yield f"and {len(named) - NAMED_AT_MOST} more"
+
+
+def refuse_unapplicable(home: Home, proposals: Sequence[Proposal], command: str) -> None:
     """End with 2 if a job needs `--replace` or `--rerun`, saying what differs and the command that would do it."""
     needy = [each for each in proposals if each.decision.kind in (Reapply.NEEDS_REPLACE, Reapply.NEEDS_RERUN)]
     for each in needy:
         name, kind = each.prepared.job.name, each.decision.kind
         rerun = kind is Reapply.NEEDS_RERUN
-        state = "is finished" if rerun else "has an attempt of the old spec"
+        live = each.found is not None and each.found.record.live is not None
+        state = (
+            "is finished" if rerun else "has an attempt of the old spec" if live else "is to go on with the old spec"
+        )
         say(clean(f"error: `{name}` {state}, and what changed needs a new {'run' if rerun else 'attempt'}"))
         for change in each.decision.changes:
             mark = "!" if change.effect is Effect.RELAUNCH else "~"
@@ -70,10 +96,12 @@ def refuse_unapplicable(proposals: Sequence[Proposal], command: str) -> None:
                     f"  {mark} {change.path}: {change.before or 'unset'} → {change.after or 'unset'} ({change.effect})"
                 )
             )
+            if change.path == "code":
+                for line in _changed_files(home, each):
+                    say(clean(f"      {line}"))
         say("  now:   nothing was changed")
-        flag, means = (
-            ("--rerun", "starts a new run") if rerun else ("--replace", "saves, ends it and goes on from there")
-        )
+        goes_on = "saves, ends it and goes on from there" if live else "goes on from its checkpoint with the new spec"
+        flag, means = ("--rerun", "starts a new run") if rerun else ("--replace", goes_on)
         hint(f"`{command} {flag}` {means}")
     if needy:
         raise shown(ExitCode.INVALID)

@@ -207,6 +207,32 @@ def _prune(data: Any, path: str) -> None:
     data.pop(names[-1], None)
 
 
+def differing_groups(jobs: tuple[SourcedJob, ...]) -> Iterator[Diagnostic]:
+    """An error for each job that is to be applied with others, and names another cap or number for all of them."""
+    for each in jobs[1:]:
+        first = jobs[0]
+        for field in ("cap", "max_parallel"):
+            ours, theirs = getattr(each.job.group, field), getattr(first.job.group, field)
+            if ours == theirs:
+                continue
+            path = next(name for name in (f"group.{field}", "group", "name") if name in each.positions)
+            here = each.positions[path]
+            said = f"{theirs}" if theirs is not None else "not set"
+            yield Diagnostic(
+                file=each.file,
+                line=here.line,
+                column=here.column,
+                end_line=here.end_line,
+                end_column=here.end_column,
+                code="group-differs",
+                severity=Severity.ERROR,
+                message=f"`group.{field}` is {ours if ours is not None else 'not set'} here, and {said} in "
+                f"`{first.job.name}` ({first.file}): jobs that are applied together are one group",
+                hint=f"write the same `group: {{{field}: …}}` in each of them",
+                document=each.document,
+            )
+
+
 def duplicate_names(jobs: Iterable[SourcedJob]) -> Iterator[Diagnostic]:
     """An error for each job whose name an earlier one has, in this file or another; two from one document can't be."""
     first: dict[str, SourcedJob] = {}

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from runctl.home import Home
 from runctl.manifest.job import Platform
 from runctl.providers.local.provider import LocalMachine
 from runctl.reconciler.controller import GLANCE, GLANCE_IN_BACKGROUND, Controller, rests
-from runctl.store.interface import ControllerId, NotFound, Store, StoreError
+from runctl.store.interface import ControllerId, NotFound, Store, StoreError, StoreUnavailable
 from runctl.store.sqlite import SqliteStore
 
 # A background controller with nothing left to do stays this long for what may come.
@@ -144,6 +145,12 @@ def background_pid(home: Home) -> int | None:
 def start_background(home: Home, environ: Mapping[str, str]) -> None:
     """Start a background controller, detached from this terminal. If one runs already, the new one ends at once."""
     home.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in (home.controller_pid, home.controller_log):
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise StoreUnavailable(
+                f"`{path}` is not a file: no controller in the background can start",
+                "remove it: nothing of a job is in it; trainings that run go on, and hold their limits",
+            )
     log = os.open(home.controller_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         subprocess.Popen(

@@ -75,6 +75,8 @@ def test_F6_edited_code_is_refused_without_replace_and_runs_with_it(machine: Mac
     assert refused.code == 2, refused
     assert "code" in refused.err
     assert "--replace" in refused.err
+    named = [line.strip() for line in refused.err.splitlines() if line.startswith("      ")]
+    assert named == ["modified: version.py", "new: more/new.txt", "new: new.txt", "removed: old.txt"]
     assert machine.status()["generation"] == 1
     assert _starts(machine) == [(1, 1)]
     assert machine.run("apply", manifest, "--replace").code == 0

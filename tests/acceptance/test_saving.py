@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from cli.terminal import Terminal
 
 from .machine import PATIENCE, Machine
+from .scripts import job
 
 # Never saves, whatever it is asked, and dies of SIGTERM at once.
 UNSAVED = """\
@@ -197,3 +200,21 @@ def test_S4_deleting_asks_on_a_terminal_and_needs_yes_without_one(machine: Machi
         assert terminal.end() == 0
     assert machine.run("status", "job").code == 2
     assert _newest(machine) == newest
+
+
+def test_F7_a_training_that_is_held_saves_when_it_is_to_end(machine: Machine) -> None:
+    """Somebody has stopped the training (SIGSTOP): it is continued to answer, and its last save is durable."""
+    code = """
+def leave(*_):
+    save("step-7.safetensors")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+tell("on")
+while True: time.sleep(0.05)
+"""
+    assert machine.run("apply", job(machine, code, checkpoint={"grace": "10s"}), "--no-wait").code == 0
+    (told,) = machine.until(lambda: machine.told("on"), "the training")
+    os.kill(told["pid"], signal.SIGSTOP)
+    assert machine.run("stop", "job").code == 0
+    assert machine.status()["attempts"][0]["exit_code"] == 0
+    assert machine.status()["checkpoints"]["newest"]["step"] == 7

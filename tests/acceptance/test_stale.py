@@ -162,6 +162,27 @@ def test_N20_a_stale_lock_or_controller_file_holds_nothing(machine: Machine) -> 
     assert machine.told("on")
 
 
+def test_N20_a_guardian_that_outlives_its_attempt_holds_nothing(machine: Machine) -> None:
+    """A guardian that is held doesn't see its attempt end; some seconds later its machine is free all the same."""
+    manifest = job(machine, "tell('on')\nwhile os.path.exists(os.environ['WORLD'] + '/hold'): time.sleep(0.02)")
+    (machine.world / "hold").touch()
+    assert machine.run("apply", manifest, "--no-wait").code == 0
+    machine.until(lambda: machine.told("on"), "the training")
+    guardian = machine.agent_pids()["guardian"]
+    os.kill(guardian, signal.SIGSTOP)
+    (machine.world / "hold").unlink()
+    assert machine.run("wait", "job").code == 0
+    second = job(machine, "tell('second')", "second")
+    done = machine.until(lambda: _applied(machine, second), "the machine is free", seconds=15.0)
+    assert done
+    assert machine.told("second")
+    machine.until(lambda: not alive(guardian), "the end of the guardian")
+
+
+def _applied(machine: Machine, manifest: str) -> bool:
+    return machine.run("apply", manifest, "--wait").code == 0
+
+
 def test_N20_markers_in_the_project_are_not_taken_for_the_runs(machine: Machine) -> None:
     """Checkpoints, records and requests that lie in the project from an earlier run by hand: the new run starts from
     its own beginning, and counts none of them."""

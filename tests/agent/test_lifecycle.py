@@ -213,7 +213,11 @@ def test_signals_of_the_script_are_default(host: Host) -> None:
 def test_other_pythons(host: Host, python: str) -> None:
     """The agent runs with every Python from 3.9 on."""
     host.python = python
-    run = host.script("open('checkpoints/a.bin', 'wb').write(b'x'); raise SystemExit(3)")
+    run = host.script(
+        "import os, time\nopen('checkpoints/.a', 'wb').write(b'x')\ntime.sleep(0.05)\n"
+        "os.rename('checkpoints/.a', 'checkpoints/a.bin')\n"
+        "raise SystemExit(3)"
+    )
     ended = run.exit()
     assert (ended["reason"], ended["exit_code"]) == ("exited", 3)
     assert ended["checkpoints"]["durable"] == 1

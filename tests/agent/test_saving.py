@@ -59,11 +59,68 @@ def test_checkpoints_become_durable(host: Host) -> None:
 
 def test_what_is_saved_at_the_end(host: Host) -> None:
     """A checkpoint that is written just before the exit is durable when the exit is recorded; an opaque one, too."""
-    run = host.script("open('checkpoints/model-9.bin', 'wb').write(b'weights'); raise SystemExit(2)")
+    run = host.script("open('checkpoints/model-9.bin', 'wb').write(b'weights')")
     ended = run.exit()
-    assert (ended["exit_code"], ended["checkpoints"]["durable"]) == (2, 1)
+    assert (ended["exit_code"], ended["checkpoints"]["durable"]) == (0, 1)
     assert ended["newest_durable"]["name"] == "model-9.bin"
     assert ended["newest_durable"]["format"] == "opaque"
+
+
+# Saves `step-1` whole, then begins `step-2`: a directory, which can't tell whether it is whole.
+BEGINS_A_SAVE = """
+import os, signal, sys, time
+def save(name, files):
+    os.mkdir('checkpoints/' + name)
+    for number in range(files):
+        open(f'checkpoints/{name}/{number}.bin', 'wb').write(b'x' * 100)
+save('.step-1', 3)
+os.rename('checkpoints/.step-1', 'checkpoints/step-1')
+while not os.path.exists('checkpoints-kept'): time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "drained"),
+    [
+        ("save('step-2', 1); raise OSError('disk full')", False),
+        ("save('step-2', 1); sys.exit(137)", False),
+        (
+            "signal.signal(15, lambda *_: sys.exit(0)); save('step-2', 1); print('up', flush=True); time.sleep(600)",
+            True,
+        ),
+        (
+            "signal.signal(15, lambda *_: (save('step-2', 1), sys.exit(1))); print('up', flush=True); time.sleep(600)",
+            True,
+        ),
+    ],
+)
+def test_a_save_that_the_end_cut_off(host: Host, ends: str, drained: bool) -> None:
+    """Whatever ended the training in the middle of a save, the half is no checkpoint and pushes out no whole one."""
+    run = host.script(BEGINS_A_SAVE + ends, checkpoint={"grace": 5.0}, limits={"keep": 1})
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    (run.path / "work" / "checkpoints-kept").touch()
+    if drained:
+        until(lambda: b"up" in run.output())
+        run.order(end="stop")
+    ended = run.exit()
+    assert ended["newest_durable"]["name"] == "step-1"
+    assert ended["checkpoints"]["invalid"] == 1
+    assert len(run.durable()) == 1
+
+
+@pytest.mark.parametrize("code", [0, 143])
+def test_the_save_that_answers(host: Host, code: int) -> None:
+    """What a training begins to save when it is told to end, and ends well after, is whole."""
+    ends = (
+        f"signal.signal(15, lambda *_: (save('step-2', 3), sys.exit({code}))); print('up', flush=True); time.sleep(600)"
+    )
+    run = host.script(BEGINS_A_SAVE + ends, checkpoint={"grace": 5.0})
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1)
+    (run.path / "work" / "checkpoints-kept").touch()
+    until(lambda: b"up" in run.output())
+    run.order(end="stop")
+    ended = run.exit()
+    assert (ended["exit_code"], ended["newest_durable"]["name"]) == (code, "step-2")
 
 
 def test_a_torn_checkpoint_is_invalid(host: Host) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from acceptance.machine import Machine
@@ -55,3 +57,21 @@ def test_a_home_that_is_no_directory_is_no_permission(machine: Machine) -> None:
     assert done.code == 10, done
     assert str(machine.home) in done.err
     assert machine.home.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["controller.pid", "controller.log"])
+@pytest.mark.parametrize("odd", [os.mkdir, os.mkfifo, lambda path: os.symlink(path, path)])
+def test_what_is_in_the_controllers_place_is_named(machine: Machine, name: str, odd: Callable[[Path], None]) -> None:
+    """Something else in the place of its file keeps a background controller away: exit 10, the file, and what goes on.
+    When it is out of the way, `wait` goes on."""
+    machine.home.mkdir(mode=0o700)
+    path = machine.home / name
+    odd(path)
+    manifest = str(machine.training(30))
+    done = machine.run("apply", manifest, "--no-wait")
+    assert (done.code, str(path) in done.err) == (10, True), done
+    if path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+    assert machine.run("wait", "job").code == 0

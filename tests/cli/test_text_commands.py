@@ -156,6 +156,14 @@ def test_init_makes_a_manifest_that_validates_and_never_overwrites(machine: Mach
     assert manifest.read_text() == "mine"
 
 
+def test_init_of_a_file_is_refused(machine: Machine) -> None:
+    """Its argument is a directory: a script named instead stays as it is."""
+    script = machine.write("train.py", "pass\n")
+    done = machine.run("init", "train.py")
+    assert (done.code, "`train.py` is not a directory" in done.err) == (2, True)
+    assert script.read_text() == "pass\n"
+
+
 def test_init_says_what_comes_next(machine: Machine) -> None:
     """Without a script it has to be set first; with one, or with the example, the plan is next and works."""
     assert (

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from runctl.manifest.job import SourcedJob
-from runctl.manifest.load import duplicate_names
+from runctl.manifest.load import differing_groups, duplicate_names
 from tests.manifest import FIRST, codes, loaded
 
 
@@ -66,3 +66,20 @@ def test_duplicate_names_across_files() -> None:
     (problem,) = duplicate_names([one, two, three])
     assert (problem.code, problem.line, problem.column, problem.document) == ("duplicate-name", 1, 7, 1)
     assert "job.yaml:1:7" in problem.message
+
+
+def test_jobs_of_one_group_name_one_cap() -> None:
+    """Jobs that are applied together hold one cap: one that names another, or none, is an error at its place."""
+    rate = "instance: {hourly_rate: 1 USD}\n"
+    one, two, three, four = loaded(
+        f"{FIRST}{rate}group: {{cap: 1 USD}}\n---\nname: b\nscript: b.py\n{rate}group: {{cap: 2 USD}}\n"
+        f"---\nname: c\nscript: c.py\n---\nname: d\nscript: d.py\n{rate}group: {{cap: 1.00 USD}}\n"
+    ).jobs
+    assert list(differing_groups((one, four))) == list(differing_groups((one,))) == []
+    problems = list(differing_groups((one, two, three)))
+    assert [(each.code, each.line) for each in problems] == [("group-differs", 9), ("group-differs", 11)]
+    assert "2 USD here, and 1 USD in" in problems[0].message
+    assert "not set here" in problems[1].message
+    (one, two) = loaded(f"{FIRST}group: {{max_parallel: 2}}\n---\nname: b\nscript: b.py\n").jobs
+    (found,) = differing_groups((two, one))
+    assert found.message.startswith("`group.max_parallel` is 2 here")

@@ -42,6 +42,8 @@ SALVAGE_SECONDS = 2.0
 # for so long, or once the money is over, it is left to the controller; soon, if the other can't do anything either.
 IMPAIRED_SECONDS = 60.0
 HELPLESS_SECONDS = 5.0
+# A guardian ends at once when its attempt has; one that is there this much later does nothing any more.
+LEFTOVER_SECONDS = 5.0
 
 # A controller looks at a live attempt at least so often, unless its machine slept.
 LOOKS_APART = timedelta(seconds=20)
@@ -73,9 +75,25 @@ class LocalMachine:
         except (LockUnusable, OSError):
             return None
         for holder in holders:
-            if is_alive(holder.get("agent")) or is_alive(holder.get("guardian")):
+            if is_alive(holder.get("agent")):
+                return self._describe(holder)
+            if is_alive(holder.get("guardian")) and not self._end_leftover(holder):
                 return self._describe(holder)
         return None
+
+    def _end_leftover(self, holder: dict[str, object]) -> bool:
+        """End a guardian of this home that outlives its attempt, because it is held; whether it was one."""
+        run_dir, guardian = Path(str(holder.get("run_dir", "/nowhere"))), holder.get("guardian")
+        if not run_dir.is_relative_to(self._home.runs) or not isinstance(guardian, dict):
+            return False
+        try:
+            over_for = time.time() - (run_dir / "exit.json").lstat().st_mtime
+        except OSError:
+            return False
+        if over_for < LEFTOVER_SECONDS:
+            return False
+        signal_one(int(guardian["pid"]), signal.SIGKILL)
+        return True
 
     def _describe(self, holder: dict[str, object]) -> Holder:
         run_id = str(holder.get("run_id", ""))
