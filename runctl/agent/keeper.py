@@ -60,6 +60,7 @@ class Keeper:
         self._reported = False
         self._newest: Optional[Json] = None
         self._newest_durable: Optional[Json] = None
+        self._durable_before: Optional[Json] = None
         self._durable = 0
         self._invalid = 0
         self._rate = 0.0
@@ -148,7 +149,7 @@ class Keeper:
             if status == "durable":
                 self._durable += 1
                 if self._newest_durable is None or self._newest_durable["seq"] < seq:
-                    self._newest_durable = line
+                    self._durable_before, self._newest_durable = self._newest_durable, line
             if status in ("durable", "invalid"):
                 settled[str(line.get("name"))] = at
         newest = None if self._newest_durable is None else str(self._newest_durable.get("name"))
@@ -245,6 +246,10 @@ class Keeper:
                 "step": names.step_of(candidate.name),
                 "epoch": names.epoch_of(candidate.name),
                 "at": candidate.at,
+                # Nothing but time says that it is whole.
+                "unproven": candidate.kind == "directory"
+                and still_writing
+                and not (candidate.renamed or candidate.followed),
             }
             self._busy, self._began, self._reported = candidate, now.active, False
             self._verdict = {}
@@ -273,7 +278,9 @@ class Keeper:
         return bool(reports)
 
     def _take_report(self, candidate: Candidate, report: Json, now: Now) -> None:
-        if "verdict" in report:
+        if "withdrawn" in report:
+            self._on_withdrawn(report["withdrawn"])
+        elif "verdict" in report:
             self._verdict = report["verdict"]
             if self._verdict["valid"]:
                 self.complete_at = max(self.complete_at or 0.0, candidate.noticed_at)
@@ -302,6 +309,17 @@ class Keeper:
             self._reported = True
             self._fail(candidate, report, now)
 
+    def _on_withdrawn(self, seq: int) -> None:
+        """The newest durable one was taken for whole before its last files came."""
+        was = self._newest_durable
+        if was is None or was["seq"] != seq:
+            return
+        detail = "was taken for whole before its last files came"
+        self._journal.append({**was, "status": "invalid", "detail": detail, "durable_path": None})
+        self._event("checkpoint_withdrawn", f"`{was['name']}` {detail}")
+        self._durable -= 1
+        self._newest_durable = self._durable_before
+
     def _on_durable(self, candidate: Candidate, stored: Json, now: Now) -> None:
         self._watch.done(candidate)
         self._durable += 1
@@ -320,7 +338,7 @@ class Keeper:
             saved_in=round(now.active - candidate.noticed_at, 3),
         )
         if self._newest_durable is None or self._newest_durable["seq"] < candidate.seq:
-            self._newest_durable = entry
+            self._durable_before, self._newest_durable = self._newest_durable, entry
 
     @property
     def newest_bytes(self) -> int:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bool) -> Callable[[Report], None]:
     """Validate a candidate and, if it is whole, copy it durably and prune. Reports `verdict`, then `durable`, then
-    `pruned`. `cut_off`: the training ended while it may have been writing it.
+    `pruned`; `withdrawn` before a verdict that tells something about the last one, too. `cut_off`: the training ended
+    while it may have been writing it.
     """
 
     def work(report: Report) -> None:
@@ -31,6 +32,10 @@ def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bo
         if verdict.valid and cut_off and verdict.format in formats.UNPROVEN:
             detail = "may be torn: it was being written when the training ended, and its format can't tell"
             verdict = formats.Verdict(False, verdict.format, detail)
+            if verdict.format == "directory":
+                old = retention.withdraw(spec.checkpoint.destination, spec.uid, spec.attempt, path)
+                if old is not None:
+                    report({"withdrawn": old.seq})
         report({"verdict": {"valid": verdict.valid, "format": verdict.format, "detail": verdict.detail}})
         if not verdict.valid:
             return

@@ -584,15 +584,48 @@ def test_directories_that_follow_each_other_fast(host: Host, keep: int) -> None:
     """A directory is whole once the next one is begun, however short ago that is: when the agent is killed, only the
     last one isn't trusted, and it pushes out none of those before it."""
     run = host.script(
-        "import os, time\nfor i in range(1, 7):\n os.mkdir(f'checkpoints/epoch-{i}')\n"
+        "import os, time\nwhile not os.path.exists('go'): time.sleep(0.02)\n"
+        "for i in range(1, 7):\n os.mkdir(f'checkpoints/epoch-{i}')\n"
         " for part in 'ab':\n  open(f'checkpoints/epoch-{i}/{part}.bin', 'w').write(part * i)\n time.sleep(0.4)\n"
         "open('saved', 'w').close()\ntime.sleep(600)",
         limits={"keep": keep},
     )
     state = run.training()
     os.kill(state["agent"]["pid"], signal.SIGSTOP)
+    (run.path / "work" / "go").touch()
     until((run.path / "work" / "saved").exists)
     os.kill(state["agent"]["pid"], signal.SIGKILL)
     assert run.exit()["reason"] == "lost"
     assert [manifest(path)["epoch"] for path in run.durable()] == list(range(6 - keep, 6))
     assert all(len(manifest(path)["files"]) == 2 for path in run.durable())
+
+
+# Two whole directories, and one whose last files come so late that it counts as whole before.
+PAUSES = """
+import os, sys, time
+def put(name, number):
+    os.makedirs('checkpoints/' + name, exist_ok=True)
+    open(f'checkpoints/{name}/{number}.bin', 'wb').write(b'%d' % number * 100)
+for number in range(3):
+    put('step-1', number)
+while not os.path.exists('one-is-kept'): time.sleep(0.05)
+put('step-2', 0)
+while not os.path.exists('half-is-kept'): time.sleep(0.05)
+put('step-2', 1)
+sys.exit(1)
+"""
+
+
+def test_a_directory_that_counted_as_whole_too_soon(host: Host) -> None:
+    """When its later files prove that, the copy is withdrawn, and the one before it, which was kept until then in spite
+    of `keep: 1`, is the newest again."""
+    run = host.script(PAUSES, limits={"keep": 1})
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 1, patience=20.0)
+    (run.path / "work" / "one-is-kept").touch()
+    run.wait_state(lambda state: state["checkpoints"]["durable"] == 2, patience=20.0)
+    assert [manifest(path)["name"] for path in run.durable()] == ["step-1", "step-2"]
+    (run.path / "work" / "half-is-kept").touch()
+    ended = run.exit()
+    assert ended["newest_durable"]["name"] == "step-1"
+    assert [manifest(path)["name"] for path in run.durable()] == ["step-1"]
+    assert "checkpoint_withdrawn" in run.events()
