@@ -28,14 +28,13 @@ from runctl.planner.record import (
     StopReason,
 )
 from runctl.planner.rental import Demise, MachineState, Offer, Release, Rental
-from runctl.planner.renting import choose, request
+from runctl.planner.renting import LOOK_AGAIN, NoOffer, choose, request
 from runctl.planner.seeing import LATE_EFFECT
 from runctl.planner.verdict import JITTER, LEAST_DURATION, LONGEST_RETRY, queues
 
 # A launch that wasn't sent by then isn't sent any more; its effect is looked for a little longer.
 LAUNCH_WINDOW = timedelta(seconds=60)
 
-LOOK_AGAIN = timedelta(seconds=1)
 LOOK_AGAIN_FOREIGN = timedelta(seconds=10)
 
 # A job that was asked to stop is asked again after this: the first request may have died with its sender.
@@ -198,7 +197,7 @@ def _offer_clear(record: Record, step: Pass) -> Clearance:
     if isinstance(chosen, Offer):
         return Go(offer=chosen)
     if chosen.until is not None:
-        return Waits(Gate.CAPACITY, chosen.message, chosen.until)
+        return Waits(Gate.BUDGET if chosen.others else Gate.CAPACITY, chosen.message, chosen.until)
     return Spent(chosen.outcome, chosen.message)
 
 
@@ -242,7 +241,9 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
     if step.observed.offers is None:
         return step.wake(step.now + LOOK_AGAIN)
     chosen = choose(step.record, step.observed, step.now)
-    assert isinstance(chosen, Offer), "an attempt for which nothing is on offer is over by now"
+    if isinstance(chosen, NoOffer):
+        assert chosen.until is not None, "an attempt for which nothing is on offer is over by now"
+        return step.wake(chosen.until)
     # No agent has orders yet: those of the attempt are made anew for what its machine costs.
     return give_orders(_ask_for(step, live.number, rental.choice + 1, chosen))
 

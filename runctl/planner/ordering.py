@@ -21,6 +21,9 @@ def give_orders(step: Pass) -> Pass:
     live = step.record.live
     if live is None:
         return step
+    rental = step.record.rental_of(live)
+    if rental is not None and rental.released_at is not None:
+        return step  # nobody is there to hold to them
     orders = orders_for(step.record, live, step.observed.group.committed, step.now)
     if (orders.limits, orders.end) != (live.orders.limits, live.orders.end):
         orders = msgspec.structs.replace(orders, serial=live.orders.serial + 1)

@@ -25,16 +25,20 @@ COMING_UP = timedelta(minutes=3)
 # Every layer that ends a machine does so this long before its money is over: powering off takes time, and is billed.
 OFF_MARGIN = timedelta(seconds=60)
 
+LOOK_AGAIN = timedelta(seconds=1)
+
 # What a duration limit doesn't count, but a bill does: coming up, and what a clock may differ.
 UNCOUNTED = timedelta(minutes=20)
 
 
 class NoOffer(msgspec.Struct, frozen=True):
-    """Nothing can be asked for now. `until`: when an offer is worth another try; None: never, `outcome` says why."""
+    """Nothing can be asked for now. `until`: when an offer is worth another try; None: never, `outcome` says why.
+    `others`: others of the group hold the money, and may not need all of it."""
 
     message: str
     until: datetime | None = None
     outcome: OutcomeType = OutcomeType.NO_CAPACITY
+    others: bool = False
 
 
 def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer:
@@ -44,6 +48,9 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
         most = record.job.cost.max_hourly
         return NoOffer("nothing is on offer" + (f" at {most} an hour or less (cost.max_hourly)" if most else ""))
     lasting = [offer for offer in accepted if _lasts(record, offer, observed.group, now)]
+    if not lasting and observed.group.live and any(_lasts(record, offer, GroupSeen(), now) for offer in accepted):
+        message = "the others of the group hold what is left of group.cap; some of it may come back"
+        return NoOffer(message, until=now + LOOK_AGAIN, others=True)
     if not lasting:
         least = min(accepted, key=lambda offer: offer.hourly)
         message = (

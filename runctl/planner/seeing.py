@@ -100,7 +100,9 @@ def _never_up(step: Pass, live: Attempt, rental: Rental) -> AttemptEnd | None:
         return AttemptEnd(reason=ENDS_UNSTARTED[wish], detail="before its agent was up")
     if had_none:
         chosen = choose(step.record, step.observed, step.now) if step.observed.offers is not None else None
-        return AttemptEnd(reason=EndReason.NO_CAPACITY, detail=chosen.message) if isinstance(chosen, NoOffer) else None
+        if not isinstance(chosen, NoOffer) or chosen.others:
+            return None
+        return AttemptEnd(reason=EndReason.NO_CAPACITY, detail=chosen.message)
     if not unstarted:
         return None
     if rental.ends is Ending.UNREACHABLE:

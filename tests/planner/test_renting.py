@@ -493,6 +493,28 @@ def test_others_hold_the_group_cap() -> None:
     assert life.rental.reserved == 500_000
 
 
+def test_others_hold_all_of_the_group_cap() -> None:
+    """A job waits for what may come back, before its first machine and before the next choice."""
+    rich = RentedLife("cost: {cap: none}\ngroup: {cap: 2 USD}", group="g")
+    held = msgspec.structs.replace(rich.group, committed=1_900_000, live=("b",))
+    rich.group = held
+    made = rich.see()
+    assert (asked_for(rich), rich.job.phase) == ([], Phase.QUEUED)
+    assert made.wake_at is not None
+    rich.group = msgspec.structs.replace(held, committed=0)
+    rich.see()
+    rich.group = held
+    rich.refused()
+    assert (asked_for(rich), rich.job.live is not None) == ([], True)
+    rich.group = msgspec.structs.replace(held, live=())
+    rich.see(rich.unreachable())
+    rich.after(minutes=5)
+    rich.lists()
+    rich.see()
+    assert rich.job.outcome is not None
+    assert rich.job.outcome.type is OutcomeType.CAP_REACHED
+
+
 def test_the_launch_goes_to_the_machine() -> None:
     """The agent is started when its host answers, again until its window is over, and not for what isn't wanted."""
     life = RentedLife()

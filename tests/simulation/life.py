@@ -95,6 +95,13 @@ JOBS = (
     RATE % "0.02" + "checkpoint: {grace: 5s}\n",
     RATE % "0.20" + "checkpoint: {grace: 10s}\nstop: {to: group}\n",
 )
+# Jobs that were applied together: they hold one cap, and take turns on a machine of the user's or share it.
+GROUP = "group: {cap: %s USD}\n"
+GROUPED = tuple(
+    (RATE % "0.20").replace("3.60 USD", f"3.60 USD, busy: {busy}") + "checkpoint: {grace: 5s}\n" + GROUP % cap
+    for busy in ("wait", "share")
+    for cap in ("0.06", "0.15")
+)
 
 
 class Life:
@@ -117,6 +124,9 @@ class Life:
 
         self.store = MemoryStore(self)
         self.uids: list[str] = []
+        # In some lives all jobs are of one group, and of one kind.
+        together = self.dice.between("together", 0, 1) < 0.3
+        self.together = self.dice.pick("group", self.grouped) if together else None
         self.kinds: dict[str, Kind] = {}
         self.saves: dict[tuple[str, int], list[Save]] = {}
         self.durable: dict[tuple[str, int, int], Save] = {}
@@ -223,6 +233,7 @@ class Life:
     world = "local"
     glance = timedelta(seconds=1)
     jobs: tuple[str, ...] = JOBS
+    grouped: tuple[str, ...] = GROUPED
 
     def ports(self, node: Node) -> tuple[dict[Platform, Any], dict[Platform, Any]]:
         """What a controller sees of machines, and of where they are rented."""
@@ -263,10 +274,11 @@ class Life:
 
     def _create(self, number: int) -> None:
         uid, name = f"uid{number}", f"job-{number}"
-        spec = job(self.dice.pick("job", self.jobs), name)
+        spec = job(self.together or self.dice.pick("job", self.jobs), name)
         self.kinds[uid] = self._kind()
         record = Record(
-            uid=uid, name=name, owner="me", group=None, order=number, created_at=T0, desired=Desired.RUN,
+            uid=uid, name=name, owner="me", group="g" if self.together else None, order=number, created_at=T0,
+            desired=Desired.RUN,
             generations=(Generation(number=1, job=spec, source=source(), applied_at=T0),),
         )  # fmt: skip
         at = self.dice.between("created", 0.0, 20.0)
@@ -367,8 +379,8 @@ class Life:
                 self.deleted.add(uid)
                 self._write(Ask(uid, DeleteJob(at=now, checkpoints=False)))
             case _:
-                spec = job(self.dice.pick("edit", self.jobs), record.name) if what == "edit" else record.job
-                replace = what == "edit"
+                replace = what == "edit" and self.together is None
+                spec = job(self.dice.pick("edit", self.jobs), record.name) if replace else record.job
                 number = record.generation.number
                 request = Apply(at=now, job=spec, source=source(), generation=number, replace=replace)
                 self._write(Ask(uid, request))

@@ -32,6 +32,7 @@ class Violation(AssertionError):
 
 def check(life: Life) -> None:
     """What holds after every event."""
+    within_the_groups_cap(life, {uid: _local_cost(life, uid) for uid in life.uids} if life.together else {})
     _one_training_on_the_machine(life)
     for run in life.runs:
         if run.over is None:
@@ -60,7 +61,23 @@ def jobs_are_what_the_world_says(life: Life) -> None:
         _attempts_are_those_of_the_world(life, record)
 
 
+def within_the_groups_cap(life: Life, costs: dict[str, float]) -> None:
+    """What all members have cost, in micro-dollars by uid, is within the cap that they share."""
+    records = [record for uid in life.uids if (record := life.record(uid)) is not None]
+    caps = [record.job.group.cap for record in records]
+    if life.together is not None and caps and caps[0] is not None and sum(costs.values()) > caps[0].micros:
+        raise Violation(life, f"the group has cost {sum(costs.values()):.0f} micro-dollars, its cap is {caps[0]}")
+
+
+def _local_cost(life: Life, uid: str) -> float:
+    record = life.record(uid)
+    rate = record.job.instance.hourly_rate if record is not None else None
+    return 0.0 if rate is None else sum(bill(life, uid).values()) * rate.micros / 3600
+
+
 def _one_training_on_the_machine(life: Life) -> None:
+    if any(run.shares for run in life.runs):
+        return
     alive = [run.key for run in life.runs if run.training is not None and run.training.alive]
     if len(alive) > 1:
         raise Violation(life, f"two trainings on one machine: {alive}")
@@ -77,6 +94,7 @@ def rented_within_the_cap(life: RentedLife) -> None:
     bills: dict[str, float] = {}
     for instance in life.cloud.instances.values():
         bills[instance.uid] = bills.get(instance.uid, 0.0) + instance.bill()
+    within_the_groups_cap(life, bills)
     for uid, micros in bills.items():
         record = life.record(uid)
         caps = [] if record is None else [each.job.cost.cap for each in record.generations]

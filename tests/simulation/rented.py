@@ -17,7 +17,7 @@ from runctl.providers.interface import Sight
 from . import oracles
 from .cloud import CloudPort, Instance, SimulatedCloud
 from .host import Host, HostPort, Run, _instant
-from .life import Life
+from .life import GROUP, Life
 from .node import Node
 
 PRICES = {"g5.xlarge": 3_600_000, "g4dn.xlarge": 2_400_000}
@@ -41,6 +41,12 @@ JOBS = (
     INSTANCE % (ONE, "on-demand") + PLAIN + "cost: {cap: none}\nlimits: {hang: 40s}\n",
 )  # fmt: skip
 
+GROUPED = tuple(
+    INSTANCE % (kind, capacity) + PLAIN + "cost: {cap: 1 USD}\n" + GROUP % cap
+    for kind, capacity in ((ONE, "spot"), (TWO, "on-demand"))
+    for cap in ("1.00", "1.60")
+)
+
 # Attempts of a life on rented machines take minutes before they train, and the request of one that was lost isn't
 # given up for a quarter of an hour.
 STORM_SECONDS = 900.0
@@ -52,6 +58,7 @@ class RentedLife(Life):
     world = "rented"
     glance = timedelta(seconds=3)
     jobs = JOBS
+    grouped = GROUPED
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
