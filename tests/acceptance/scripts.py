@@ -47,6 +47,14 @@ def job(machine: Machine, code: str, name: str = "job", **fields: Any) -> str:
     return machine.write(f"{name}.yaml", json.dumps(manifest, indent=1)).name
 
 
+def repository(directory: Path) -> None:
+    """Make the directory what git takes for an empty repository, also where git isn't installed."""
+    for name in ("objects", "refs"):
+        (directory / ".git" / name).mkdir(parents=True)
+    (directory / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (directory / ".git" / "config").write_text("[core]\n\trepositoryformatversion = 0\n")
+
+
 def events(machine: Machine, name: str = "job") -> list[dict[str, Any]]:
     done = machine.run("events", name, "-o", "json")
     assert done.code == 0, done

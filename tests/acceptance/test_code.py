@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .machine import PATIENCE, Machine
+from .scripts import repository
 
 # Tells the world which version of the code runs, and every file that lies in its tree.
 VERSIONED = """\
@@ -135,11 +136,7 @@ def test_F6_a_damaged_snapshot_never_runs(machine: Machine) -> None:
 def test_F6_ignore_files_say_what_travels(machine: Machine) -> None:
     """`.gitignore` and `.runctlignore`, also of a parent of the workdir and of subdirectories, with negation; the last
     one decides over the first."""
-    (machine.project / ".git").mkdir()
-    (machine.project / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
-    (machine.project / ".git" / "config").write_text("[core]\n\trepositoryformatversion = 0\n")
-    for name in ("objects", "refs"):
-        (machine.project / ".git" / name).mkdir()
+    repository(machine.project)
     machine.write(".gitignore", "*.log\n!last.log\n/app/data/\nkept.bin\n")
     machine.write("app/.gitignore", "!important.log\nsecret.*\n")
     machine.write("app/.runctlignore", "!kept.bin\nnotes/\n")

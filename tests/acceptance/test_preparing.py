@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .machine import PATIENCE, RUNCTL, Machine
-from .scripts import alive, job
+from .scripts import alive, job, repository
 
 
 def test_N1_the_root_is_found_from_anywhere_and_shown(machine: Machine) -> None:
@@ -22,7 +22,7 @@ def test_N1_the_root_is_found_from_anywhere_and_shown(machine: Machine) -> None:
     through = str(link / "deep" / "down" / "job.yaml")
     for directory, argument in ((machine.root, through), (manifest.parent, "job.yaml")):
         assert _root_in_plan(machine, directory, argument) == machine.project / "deep" / "down"
-    subprocess.run(["git", "init", "-q"], cwd=machine.project, check=True)
+    repository(machine.project)
     assert _root_in_plan(machine, manifest.parent, "job.yaml") == machine.project
     assert _root_in_plan(machine, machine.root, through) == machine.project
     (machine.project / "deep" / ".git").write_text("gitdir: ../.git/modules/deep\n")
