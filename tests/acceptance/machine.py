@@ -201,11 +201,11 @@ class Machine:
 
     def processes(self) -> list[psutil.Process]:
         """Every live process of this machine: whatever carries its lock directory in its environment."""
-        mark = f"RUNCTL_HOST_LOCK_DIR={self.lock}"
+        assert "PATH" in psutil.Process().environ(), "what can't see environments would find nothing left anywhere"
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and mark in _environ(process.pid):
+                if process.pid != os.getpid() and process.environ().get("RUNCTL_HOST_LOCK_DIR") == str(self.lock):
                     found.append(process)
             except (psutil.Error, OSError):
                 continue
@@ -245,10 +245,6 @@ class Done:
 
     def __repr__(self) -> str:
         return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-
-def _environ(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
 
 
 def machine_in(root: Path) -> Iterator[Machine]:

@@ -200,6 +200,10 @@ def test_E4_members_of_a_group_take_turns(machine: Machine) -> None:
     assert told == [(what, f"member-{n}") for n in range(3) for what in ("second-start", "second-end")]
 
 
+others_are_seen = pytest.mark.skipif(
+    sys.platform != "linux", reason="runctl looks for trainings that it didn't start on Linux only"
+)
+
 BURN = """\
 import sys
 
@@ -219,6 +223,7 @@ def burner(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
+@others_are_seen
 def test_E4_S2_a_foreign_training_is_found_by_its_use_of_the_cpu(burner: subprocess.Popen[bytes]) -> None:
     """Not while it is too young to be judged, nor in the session of whoever asks; then by name and pid; and not when
     it is gone."""
@@ -235,6 +240,7 @@ def test_E4_S2_a_foreign_training_is_found_by_its_use_of_the_cpu(burner: subproc
     assert burner.pid not in _foreign(os.getpid(), SOON)
 
 
+@others_are_seen
 def test_S2_a_training_of_ours_is_no_foreign_one(tmp_path: Path) -> None:
     """What carries a run id has an agent that watches it, whichever session it is in: the lock speaks for it."""
     script = tmp_path / "ours.py"
@@ -264,6 +270,7 @@ def _foreign(asking: int, least: Busyness) -> dict[int, Foreign]:
     return {each.pid: each for each in foreign_trainings(asking, least)}
 
 
+@others_are_seen
 @pytest.mark.skipif("RUNCTL_TEST_FOREIGN" not in os.environ, reason="burns half a minute; set RUNCTL_TEST_FOREIGN")
 def test_E4_S2_a_foreign_training_is_refused_like_ours(machine: Machine, burner: subprocess.Popen[bytes]) -> None:
     """The real command, on the real machine's lock, meets somebody else's training: exit 11, with its pid."""

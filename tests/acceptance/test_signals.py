@@ -57,7 +57,14 @@ linger("leader")
 """
 
 
-@pytest.mark.parametrize("wrapper", [["sh", "-c", '"$@"; exit 1', "sh", "python3"], ["setsid", "--wait", "python3"]])
+IN_A_SESSION = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:], start_new_session=True))"
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [["sh", "-c", '"$@"; exit 1', "sh", "python3"], ["python3", "-c", IN_A_SESSION, "python3"]],
+    ids=["a shell", "another session"],
+)
 def test_N19_the_signal_reaches_the_training_below_its_wrapper(machine: Machine, wrapper: list[str]) -> None:
     """A wrapper that dies of SIGTERM at once is not the training: that one has its grace, and its save is kept."""
     manifest = job(machine, SAVES_SLOWLY, launcher=wrapper, checkpoint={"grace": "8s"})

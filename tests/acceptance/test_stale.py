@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from runctl.agent import processes
+
 from .machine import PATIENCE, Machine
 from .scripts import alive, crash, durable, job
 
@@ -29,8 +31,11 @@ sys.exit(3)
 ANOTHER_BOOT = "11111111-2222-3333-4444-555555555555"
 
 
-def _start_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+def _start_of(pid: int) -> int | str:
+    """When it started, as this system's process table has it."""
+    found = processes.look(pid)
+    assert found is not None
+    return found.start
 
 
 def _recycled(bystander: int) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from runctl.agent import cgroup, processes
@@ -39,8 +40,6 @@ def family_pids(host: Host, run: object) -> list[int]:
     from .real_host import Run
 
     assert isinstance(run, Run)
-    import psutil
-
     pids = [process.pid for process in psutil.Process(run.state["agent"]["pid"]).children(recursive=True)]
     assert len(pids) == 4
     return pids
@@ -49,10 +48,9 @@ def family_pids(host: Host, run: object) -> list[int]:
 def are_gone(pids: list[int]) -> bool:
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/stat") as file:
-                if file.read().rpartition(")")[2].split()[0] != "Z":
-                    return False
-        except OSError:
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                return False
+        except psutil.NoSuchProcess:
             continue
     return True
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from runctl.agent import hostlock
@@ -117,9 +118,9 @@ def test_the_lock_outlives_its_watchers(host: Host) -> None:
     run = host.script(SLEEP)
     pid = run.training()["training"]["pid"]
     run.printed("up")  # before that its Python opens and closes files
-    held = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
-    assert str(host.locks / "runctl-host.lock") in held
-    assert not any(str(run.path) in path for path in held)
+    held = {each.path for each in psutil.Process(pid).open_files()}
+    assert str((host.locks / "runctl-host.lock").resolve()) in held
+    assert not any(str(run.path.resolve()) in path for path in held)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says of an open file that it was deleted")
