@@ -187,10 +187,10 @@ class Machine:
         """The attempts' directories, the one that was written to last at the end."""
         return sorted(self.home.glob("runs/*/0*"), key=lambda run_dir: run_dir.stat().st_mtime_ns)
 
-    def agent_pids(self) -> dict[str, int]:
-        """The newest attempt's agent, guardian and training by role, as its files say."""
+    def agent_pids(self, *of: Path) -> dict[str, int]:
+        """An attempt's agent, guardian and training by role, as the files in its directory say; the newest one's."""
         found: dict[str, int] = {}
-        for run_dir in self.run_dirs()[-1:]:
+        for run_dir in of or self.run_dirs()[-1:]:
             for name, roles in (("claim.json", ("guardian",)), ("state.json", ("agent", "guardian", "training"))):
                 try:
                     content = json.loads((run_dir / name).read_text())
