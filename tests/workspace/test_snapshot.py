@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from acceptance.permissions import bound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -172,13 +174,26 @@ def test_everything_in_the_way_is_named_at_once(tree: Path, store: Path, tmp_pat
     assert not store.exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+FREEZE = """
+import sys
+from pathlib import Path
+from runctl.workspace.problems import SnapshotError
+from runctl.workspace.snapshot import freeze
+try:
+    freeze(Path(sys.argv[1]), (), Path(sys.argv[2]))
+except SnapshotError as error:
+    print(error)
+"""
+
+
 def test_an_unreadable_file_is_named(tree: Path, store: Path) -> None:
     """A file that can't be read isn't left out silently."""
     (tree / "secret").write_text("")
     (tree / "secret").chmod(0)
-    with pytest.raises(SnapshotError, match="`secret` can't be read: permission denied"):
-        freeze(tree, (), store)
+    argv = [sys.executable, "-c", FREEZE, str(tree), str(store)]
+    done = subprocess.run(argv, preexec_fn=bound(), capture_output=True, text=True, check=True)
+    assert "`secret` can't be read: permission denied" in done.stdout
+    assert not store.exists()
 
 
 def test_pipes_are_left_out_with_a_warning(tree: Path, store: Path) -> None:
