@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from .machine import PATIENCE, RUNCTL, Done, Machine
 from .scripts import alive, job, repository
 
@@ -196,4 +198,37 @@ def test_R5_every_problem_of_every_manifest_at_once(machine: Machine) -> None:
     errors = [line for line in done.err.splitlines() if line.startswith("error")]
     assert len(errors) >= 5
     assert not [line for line in errors if line.endswith(".")]
+    assert machine.run("status", "-o", "name").out == ""
+
+
+AWS = "instance: {platform: aws, type: g5.xlarge}\ncost: {cap: 5 USD}\ncheckpoint: {upload: 's3://bucket/x'}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what"),
+    [
+        (AWS, "3:22", "`platform: aws`"),
+        ("instance: {host: me@box}\n", "3:18", "`platform: ssh`"),
+        ("instance: {platform: slurm}\n", "3:22", "`platform: slurm`"),
+        ("instance: {platform: slurm, count: 2}\n", "3:36", "more than one machine"),
+        ("checkpoint: {upload: 's3://bucket/x'}\n", "3:22", "storage in S3"),
+        ("checkpoint: {resume: 's3://bucket/x'}\n", "3:22", "storage in S3"),
+        ("inputs: [{from: 's3://bucket/x', to: x}]\n", "3:1", "`inputs`"),
+        ("outputs: [{from: x, to: 'file:/srv/x'}]\n", "3:1", "`outputs`"),
+        ("notify: [{webhook: 'https://host/x'}]\n", "3:1", "`notify`"),
+        ("secrets: [TOKEN: 'ssm:/team/token']\n", "3:11", "secrets from a parameter store"),
+    ],
+    ids=["aws", "ssh", "slurm", "count", "upload", "resume", "inputs", "outputs", "notify", "secrets"],
+)
+def test_what_this_version_cannot_do_is_refused_and_not_ignored(
+    machine: Machine, text: str, place: str, what: str
+) -> None:
+    """`validate` accepts it; `apply` says at its place that this version doesn't support it, and makes nothing of it.
+    A secret of that name in the environment is no reason to take that one."""
+    machine.write("train.py", "")
+    machine.write("bad.yaml", f"name: bad\nscript: train.py\n{text}")
+    assert machine.run("validate", "bad.yaml").code == 0
+    machine.environ["TOKEN"] = "another one"
+    done = machine.run("apply", "bad.yaml", "--wait")
+    _is_refused(machine, done, f"bad.yaml:{place}\n", f"error: {what} is not supported by this version of runctl")
     assert machine.run("status", "-o", "name").out == ""
