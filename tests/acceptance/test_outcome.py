@@ -1,4 +1,4 @@
-"""N4, N8, N10, N11, N15: what ends a job and what is known of it afterwards."""
+"""F5, N4, N8, N10, N11, N15: what ends a job and what is known of it afterwards."""
 
 from __future__ import annotations
 
@@ -52,6 +52,34 @@ def test_N8_a_hung_training_is_ended_where_the_policy_says_so(machine: Machine) 
     assert "hang" in done.err
     assert (machine.status()["outcome"], machine.status()["reason"]) == ("Failed", "Hung")
     assert not alive(machine.told("on")[0]["pid"])
+
+
+def test_F5_an_idle_training_is_stopped_after_its_limit(machine: Machine) -> None:
+    """It waits for something that won't come: after `limits.idle`, and not before, it is asked to save and to end. The
+    save is durable, its process is gone, nothing is billed any more, and the reason is told."""
+    code = """
+def end(number, frame):
+    save("step-3.safetensors")
+    tell("asked")
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, end)
+tell("on")
+time.sleep(120)
+"""
+    idles = job(machine, code, limits={"idle": "2s"}, instance={"hourly_rate": "3600 USD"}, cost={"cap": "60 USD"})
+    done = machine.run("apply", idles, "--wait")
+    assert done.code == 1, done
+    assert "idle" in done.err
+    status = machine.status()
+    assert (status["outcome"], status["reason"]) == ("Failed", "Idle")
+    (on,), (asked,) = machine.told("on"), machine.told("asked")
+    assert 1.5 < asked["at"] - on["at"] < 15
+    assert [path.name for path in durable(machine)] == ["step-3.safetensors"]
+    assert not alive(on["pid"])
+    (line,) = json.loads(machine.run("cost", "job", "-o", "json").out)["ledger"]
+    assert line["ended_at"] is not None
+    assert status["cost"]["spent"] == machine.status()["cost"]["spent"]
 
 
 def test_N8_a_training_that_works_in_silence_is_not_hung(machine: Machine) -> None:
