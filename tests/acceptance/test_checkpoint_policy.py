@@ -87,8 +87,8 @@ def _seconds(stamp: str) -> float:
 
 
 def test_F2_a_script_that_ignores_the_policy_is_said_so_after_the_first_interval(machine: Machine) -> None:
-    """No checkpoint after two epochs, though asked: a warning within seconds, not at the deadline in an hour. A script
-    that saves far less often than asked is told apart."""
+    """Promise 2. No checkpoint after two epochs, though asked: a warning within seconds, not at the deadline in an
+    hour. A script that saves far less often than asked is told apart."""
     shared = {"busy": "share"}
     jobs = [_epochs(machine, 60, 0.3, saves, saves, instance=shared) for saves in ("never", "saves")]
     machine.start("apply", *jobs, "--wait")

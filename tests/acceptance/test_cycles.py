@@ -22,8 +22,8 @@ ANSWERS = {0, 6, 11}
 
 @pytest.mark.timeout(120 + 4 * CYCLES)
 def test_E1_cycles_of_apply_and_stop_keep_every_checkpoint_and_leak_nothing(machine: Machine) -> None:
-    """Each apply goes on from the step that the stop before it saved; commands on top of each other are answered or
-    clearly refused; two trainings never run at once; in the end nothing is left running."""
+    """Promises 6 and 7. Each apply goes on from the step that the stop before it saved; commands on top of each other
+    are answered or clearly refused; two trainings never run at once; in the end nothing is left running."""
     manifest = str(machine.training(100_000, 0.02))
     for cycle in range(CYCLES):
         before = len(machine.told("start"))

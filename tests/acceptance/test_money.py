@@ -90,8 +90,9 @@ def test_F5_S1_the_cap_holds_warns_and_goes_on_when_it_is_raised(machine: Machin
 
 
 def test_F5_the_cap_holds_with_the_controllers_killed_for_ever(tmp_path: Path) -> None:
-    """SIGKILL to the only controller. A training that saves has its last save durable in time; one that ignores every
-    signal and has forked into another session is gone in time, too. Whoever comes later finds the outcome."""
+    """Promises 1 and 4. SIGKILL to the only controller. A training that saves has its last save durable in time; one
+    that ignores every signal and has forked into another session is gone in time, too. Whoever comes later finds the
+    outcome."""
     with _machine(tmp_path / "saving") as saving, _machine(tmp_path / "stubborn") as stubborn:
         stubborn.write("stubborn.py", STUBBORN)
         manifests = {saving: _capped(saving, "8 USD"), stubborn: _capped(stubborn, "8 USD", script="stubborn.py")}

@@ -138,7 +138,8 @@ def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(
 
 @pytest.mark.parametrize("killed", [["guardian", "agent"], ["agent"]])
 def test_N21_what_a_lost_attempt_had_saved_is_not_lost(machine: Machine, killed: list[str]) -> None:
-    """The agent is held while the training saves, and killed: the next attempt goes on from that save all the same."""
+    """Promise 2. The agent is held while the training saves, and killed: the next attempt goes on from that save all
+    the same."""
     code = """
 tell("on", resumed=os.environ.get("RUNCTL_RESUME_FROM"))
 if "RUNCTL_RESUME_FROM" not in os.environ:
