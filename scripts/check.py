@@ -19,7 +19,8 @@ TOOLS = Path(sys.executable).parent
 WORKERS = "6"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [
-    f"tests/{name}" for name in ("store", "reconciler", "providers", "checkpoints", "workspace", "examples", "simulation")
+    f"tests/{name}"
+    for name in ("store", "reconciler", "providers", "checkpoints", "workspace", "examples", "simulation")
 ]
 # Many machines at once, which leave little of the processor to others: beside nothing that is timed.
 KILLS = "tests/acceptance/test_kills.py"
