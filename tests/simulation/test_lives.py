@@ -154,7 +154,7 @@ ABLATIONS: dict[str, tuple[Ablation, str, int]] = {
     "granted limits": (_no_money_granted, "local", 200),
     "durable checkpoints in the record": (_checkpoints_are_not_taken_over, "local", 200),
     "waiting for late effects": (_late_effects_are_not_waited_for, "local", 300),
-    "what earlier attempts have cost": (_earlier_attempts_cost_nothing, "local", 200),
+    "what earlier attempts have cost": (_earlier_attempts_cost_nothing, "local", 600),
     "client token": (_a_token_of_its_own_for_each_sending, "rented", 50),
     "a token for each zone": (_one_token_for_all_choices, "rented", 50),
     "must_see": (_absence_is_evidence, "rented", 50),
