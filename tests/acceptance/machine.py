@@ -83,6 +83,13 @@ sys.exit(code)
 """
 
 
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []  # gone meanwhile
+
+
 class Machine:
     """Drives the program in `root`; `environ` is what its commands see."""
 
@@ -220,15 +227,16 @@ class Machine:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and process.environ().get("RUNCTL_HOST_LOCK_DIR") == str(self.lock):
+                mine = process.pid != os.getpid() and process.environ().get("RUNCTL_HOST_LOCK_DIR") == str(self.lock)
+                if mine and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
-                continue
-        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+                continue  # gone meanwhile, or another user's
+        return found
 
     def trainings(self) -> list[psutil.Process]:
         """Every live process that runs the project's script."""
-        return [p for p in self.processes() if "train.py" in " ".join(p.cmdline())]
+        return [process for process in self.processes() if "train.py" in " ".join(_command(process))]
 
     def quiet(self, seconds: float = 20.0) -> None:
         """Wait until nothing of this machine runs any more."""
