@@ -209,15 +209,13 @@ def _prune(data: Any, path: str) -> None:
 
 def differing_groups(jobs: tuple[SourcedJob, ...]) -> Iterator[Diagnostic]:
     """An error for each job that is to be applied with others, and names another cap or number for all of them."""
-    for each in jobs[1:]:
-        first = jobs[0]
-        for field in ("cap", "max_parallel"):
-            ours, theirs = getattr(each.job.group, field), getattr(first.job.group, field)
+    for field in ("cap", "max_parallel"):
+        naming = [each for each in jobs if getattr(each.job.group, field) is not None]
+        for each in naming[1:]:
+            ours, theirs = getattr(each.job.group, field), getattr(naming[0].job.group, field)
             if ours == theirs:
                 continue
-            path = next(name for name in (f"group.{field}", "group", "name") if name in each.positions)
-            here = each.positions[path]
-            said = f"{theirs}" if theirs is not None else "not set"
+            here = each.positions[f"group.{field}"]
             yield Diagnostic(
                 file=each.file,
                 line=here.line,
@@ -226,9 +224,9 @@ def differing_groups(jobs: tuple[SourcedJob, ...]) -> Iterator[Diagnostic]:
                 end_column=here.end_column,
                 code="group-differs",
                 severity=Severity.ERROR,
-                message=f"`group.{field}` is {ours if ours is not None else 'not set'} here, and {said} in "
-                f"`{first.job.name}` ({first.file}): jobs that are applied together are one group",
-                hint=f"write the same `group: {{{field}: …}}` in each of them",
+                message=f"`group.{field}` is {ours} here, and {theirs} in `{naming[0].job.name}` ({naming[0].file}): "
+                "jobs that are applied together are one group",
+                hint=f"write the same `group: {{{field}: {theirs}}}` in each of them",
                 document=each.document,
             )
 

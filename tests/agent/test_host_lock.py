@@ -84,7 +84,7 @@ def test_a_lock_that_is_a_link(host: Host) -> None:
     target.write_text("precious")
     (host.locks / "runctl-host.lock").symlink_to(target)
     ended = host.script("pass").exit()
-    assert ended["reason"] == "refused"
+    assert ended["reason"] == "launch_failed"
     assert "can't be opened" in ended["detail"]
     assert target.read_text() == "precious"
 

@@ -74,6 +74,7 @@ def save(name, files):
     for number in range(files):
         open(f'checkpoints/{name}/{number}.bin', 'wb').write(b'x' * 100)
 save('.step-1', 3)
+time.sleep(0.05)
 os.rename('checkpoints/.step-1', 'checkpoints/step-1')
 while not os.path.exists('checkpoints-kept'): time.sleep(0.05)
 """
@@ -600,14 +601,16 @@ def test_directories_that_follow_each_other_fast(host: Host, keep: int) -> None:
     assert all(len(manifest(path)["files"]) == 2 for path in run.durable())
 
 
-# Two whole directories, and one whose last files come so late that it counts as whole before.
+# A whole directory, and one whose last files come so late that it counts as whole before.
 PAUSES = """
 import os, sys, time
 def put(name, number):
     os.makedirs('checkpoints/' + name, exist_ok=True)
     open(f'checkpoints/{name}/{number}.bin', 'wb').write(b'%d' % number * 100)
 for number in range(3):
-    put('step-1', number)
+    put('.step-1', number)
+time.sleep(0.05)
+os.rename('checkpoints/.step-1', 'checkpoints/step-1')
 while not os.path.exists('one-is-kept'): time.sleep(0.05)
 put('step-2', 0)
 while not os.path.exists('half-is-kept'): time.sleep(0.05)

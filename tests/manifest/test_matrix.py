@@ -69,17 +69,17 @@ def test_duplicate_names_across_files() -> None:
 
 
 def test_jobs_of_one_group_name_one_cap() -> None:
-    """Jobs that are applied together hold one cap: one that names another, or none, is an error at its place."""
+    """Jobs that are applied together hold one cap: one that names another is an error at its place."""
     rate = "instance: {hourly_rate: 1 USD}\n"
     one, two, three, four = loaded(
         f"{FIRST}{rate}group: {{cap: 1 USD}}\n---\nname: b\nscript: b.py\n{rate}group: {{cap: 2 USD}}\n"
         f"---\nname: c\nscript: c.py\n---\nname: d\nscript: d.py\n{rate}group: {{cap: 1.00 USD}}\n"
     ).jobs
-    assert list(differing_groups((one, four))) == list(differing_groups((one,))) == []
-    problems = list(differing_groups((one, two, three)))
-    assert [(each.code, each.line) for each in problems] == [("group-differs", 9), ("group-differs", 11)]
-    assert "2 USD here, and 1 USD in" in problems[0].message
-    assert "not set here" in problems[1].message
-    (one, two) = loaded(f"{FIRST}group: {{max_parallel: 2}}\n---\nname: b\nscript: b.py\n").jobs
-    (found,) = differing_groups((two, one))
-    assert found.message.startswith("`group.max_parallel` is 2 here")
+    assert list(differing_groups((three, one, four))) == list(differing_groups((one,))) == []
+    (found,) = differing_groups((three, one, two))
+    assert (found.code, found.line, found.column) == ("group-differs", 9, 14)
+    assert found.message.startswith("`group.cap` is 2 USD here, and 1 USD in `")
+    one, two = loaded(
+        f"{FIRST}group: {{max_parallel: 2}}\n---\nname: b\nscript: b.py\ngroup: {{max_parallel: 3}}\n"
+    ).jobs
+    assert [each.line for each in differing_groups((one, two))] == [7]
