@@ -131,7 +131,8 @@ def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(
         return status["phase"] == "Finished"
 
     machine.until(over, "the end")
-    assert all(later > sooner - 0.5 for sooner, later in pairwise(spent))
+    # What a status says while the attempt dies may be ahead of its end by as long as a look takes on a busy machine.
+    assert all(later > sooner - 1.5 for sooner, later in pairwise(spent))
     assert spent[-1] <= 9
     assert not machine.trainings()
 
