@@ -105,7 +105,8 @@ class Supervisor:
         self._step_wait = TICK_SECONDS
         self._beats.beat(now, policy.money_left(self.orders.current, self.started, now))
         processes.reap(self._on_exit)
-        if os.getppid() != self._guardian:
+        # One that died before this process had looked at its parent is known by its pipe alone.
+        if self._wakeups.guardian_is_gone or os.getppid() != self._guardian:
             self.lose("the guardian died")
             return
         self._read_output(now)

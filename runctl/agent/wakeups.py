@@ -21,6 +21,8 @@ class WakeUps:
             os.set_blocking(descriptor, False)
         self._poller.register(self._reader, select.POLLIN)
         self._poller.register(guardian_pipe, 0)
+        self._guardian_pipe = guardian_pipe
+        self.guardian_is_gone = False  # it alone holds the other end of its pipe
 
     def catch_signals(self, on_interrupt: Callable[[], None]) -> None:
         """A hang-up is ignored; SIGTERM and SIGINT call `on_interrupt`; these and exits of children wake."""
@@ -39,6 +41,7 @@ class WakeUps:
         ready = self._poller.poll(max(1, int(seconds * 1000) + 1) if seconds > 0 else 0)
         if output >= 0:
             self._poller.unregister(output)
+        self.guardian_is_gone = self.guardian_is_gone or any(each == self._guardian_pipe for each, _ in ready)
         woken = any(descriptor != output for descriptor, _ in ready)
         try:
             while woken and os.read(self._reader, 512):

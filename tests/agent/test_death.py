@@ -14,7 +14,7 @@ import pytest
 
 from runctl.agent import cgroup, processes
 
-from .real_host import Host, until
+from .real_host import PATIENCE, Host, until
 
 # A child in its own session whose parent is gone, one that has emptied its environment, and the leader.
 FAMILY = """
@@ -230,3 +230,28 @@ def test_a_process_of_another_attempt_is_left_alone(host: Host, tmp_path: object
     assert second.script("pass").exit()["exit_code"] == 0
     run.order(end="stop")
     assert run.exit()["reason"] == "stop"
+
+
+def test_a_guardian_that_died_before_its_agent_had_looked(host: Host) -> None:
+    """Its parent is another process by then: the agent knows by the pipe between them alone, and ends at once."""
+    run = host.prepare([sys.executable, "-c", "import time; time.sleep(600)"])
+    host.locks.mkdir(exist_ok=True)
+    reader, writer = os.pipe()
+    os.close(writer)
+    heard, beats = os.pipe()
+    locks = [os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in (run.path / "run.lock", host.locks / "lock")]
+    descriptors = (reader, *locks, beats)
+    agent = subprocess.Popen(
+        [host.python, "-I", "-S", "-E", str(host.agent / "launch.py"), "--agent", str(run.path), "22",
+         *map(str, descriptors)],
+        pass_fds=descriptors, env={**os.environ, "RUNCTL_HOST_LOCK_DIR": str(host.locks)},
+    )  # fmt: skip
+    try:
+        agent.wait(PATIENCE)
+    finally:
+        agent.kill()
+        agent.wait()
+        for descriptor in (*descriptors, heard):
+            os.close(descriptor)
+    assert run.exit()["reason"] == "lost"
+    run.gone()
