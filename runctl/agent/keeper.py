@@ -247,9 +247,7 @@ class Keeper:
                 "epoch": names.epoch_of(candidate.name),
                 "at": candidate.at,
                 # Nothing but time says that it is whole.
-                "unproven": candidate.kind == "directory"
-                and still_writing
-                and not (candidate.renamed or candidate.followed),
+                "unproven": candidate.kind == "directory" and still_writing and not candidate.proven,
             }
             self._busy, self._began, self._reported = candidate, now.active, False
             self._verdict = {}

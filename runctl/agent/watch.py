@@ -100,9 +100,14 @@ class Candidate:
             return True
         return not self.tried and (self.kind in SELF_PROVING or self.renamed)
 
+    @property
+    def proven(self) -> bool:
+        """More than time says that it is whole."""
+        return self.renamed or self.followed
+
     def may_be_torn(self, end: Optional[CutOff]) -> bool:
         """Whether it may have been under way when the training ended."""
-        if end is None or self.renamed or self.followed or (end.answered and self.answers):
+        if end is None or self.proven or (end.answered and self.answers):
             return False
         return self.mtime > end.at - self.stable
 

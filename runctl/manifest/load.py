@@ -215,19 +215,13 @@ def differing_groups(jobs: tuple[SourcedJob, ...]) -> Iterator[Diagnostic]:
             ours, theirs = getattr(each.job.group, field), getattr(naming[0].job.group, field)
             if ours == theirs:
                 continue
-            here = each.positions[f"group.{field}"]
-            yield Diagnostic(
-                file=each.file,
-                line=here.line,
-                column=here.column,
-                end_line=here.end_line,
-                end_column=here.end_column,
-                code="group-differs",
-                severity=Severity.ERROR,
-                message=f"`group.{field}` is {ours} here, and {theirs} in `{naming[0].job.name}` ({naming[0].file}): "
+            yield _error(
+                each,
+                f"group.{field}",
+                "group-differs",
+                f"`group.{field}` is {ours} here, and {theirs} in `{naming[0].job.name}` ({naming[0].file}): "
                 "jobs that are applied together are one group",
-                hint=f"write the same `group: {{{field}: {theirs}}}` in each of them",
-                document=each.document,
+                f"write the same `group: {{{field}: {theirs}}}` in each of them",
             )
 
 
@@ -238,17 +232,28 @@ def duplicate_names(jobs: Iterable[SourcedJob]) -> Iterator[Diagnostic]:
         earlier = first.setdefault(each.job.name, each)
         if earlier is each:
             continue
-        here, there = each.positions["name"], earlier.positions["name"]
-        yield Diagnostic(
-            file=each.file,
-            line=here.line,
-            column=here.column,
-            end_line=here.end_line,
-            end_column=here.end_column,
-            code="duplicate-name",
-            severity=Severity.ERROR,
-            message=f"two jobs are called `{each.job.name}`; "
-            f"the other is at {earlier.file}:{there.line}:{there.column}",
-            hint="a job is known by its name: give each its own",
-            document=each.document,
+        there = earlier.positions["name"]
+        yield _error(
+            each,
+            "name",
+            "duplicate-name",
+            f"two jobs are called `{each.job.name}`; the other is at {earlier.file}:{there.line}:{there.column}",
+            "a job is known by its name: give each its own",
         )
+
+
+def _error(sourced: SourcedJob, path: str, code: str, message: str, hint: str) -> Diagnostic:
+    """An error of a job among others, at the place of its field `path`."""
+    here = sourced.positions[path]
+    return Diagnostic(
+        file=sourced.file,
+        line=here.line,
+        column=here.column,
+        end_line=here.end_line,
+        end_column=here.end_column,
+        code=code,
+        severity=Severity.ERROR,
+        message=message,
+        hint=hint,
+        document=sourced.document,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from hashlib import sha256
 from typing import assert_never
 
 import msgspec
@@ -28,7 +27,7 @@ from runctl.planner.record import (
     StopReason,
 )
 from runctl.planner.rental import Demise, MachineState, Offer, Release, Rental
-from runctl.planner.renting import LOOK_AGAIN, NoOffer, choose, request
+from runctl.planner.renting import HELD_BY_OTHERS, LOOK_AGAIN, LOOK_AGAIN_RENTED, NoOffer, choose, request, token_of
 from runctl.planner.seeing import LATE_EFFECT
 from runctl.planner.verdict import JITTER, LEAST_DURATION, LONGEST_RETRY, queues
 
@@ -138,8 +137,7 @@ def _limits_clear(record: Record, step: Pass) -> Clearance | None:
         case Room.ENOUGH:
             return None
         case Room.LATER:
-            message = "the others of the group hold what is left of group.cap; some of it may come back"
-            return Waits(Gate.BUDGET, message, step.now + LOOK_AGAIN)
+            return Waits(Gate.BUDGET, HELD_BY_OTHERS, step.now + LOOK_AGAIN)
         case Room.NONE:
             committed = step.observed.group.committed
             money = format_money(max(0, allowance(record, committed, step.now) or 0))
@@ -233,9 +231,9 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
         listing = step.observed.listing
         unseen = rental.instance is None and listing is not None and listing.as_of > rental.asked_at
         if not unseen or step.now > rental.launch_before:
-            return step.wake(step.now + LOOK_AGAIN_FOREIGN)
+            return step.wake(step.now + LOOK_AGAIN_RENTED)
         sent = msgspec.structs.replace(rental, asked_at=step.now)
-        return replaced(step, rental, sent).do(Rent(rental=sent, again=True)).wake(step.now + LOOK_AGAIN_FOREIGN)
+        return replaced(step, rental, sent).do(Rent(rental=sent, again=True)).wake(step.now + LOOK_AGAIN_RENTED)
     if rental.released is Release.TERMINATED and rental.demise is not Demise.CAPACITY:
         return step  # it ran: its last word is waited for
     if step.observed.offers is None:
@@ -255,19 +253,18 @@ def _ask_for(step: Pass, attempt: int, choice: int, offer: Offer) -> Pass:
     return (
         step.say("Normal", "Renting", f"{offer.name} at {format_money(offer.hourly)} an hour{held}")
         .do(Rent(rental=rental))
-        .wake(step.now + LOOK_AGAIN_FOREIGN)
+        .wake(step.now + LOOK_AGAIN_RENTED)
     )
 
 
 def _intend(step: Pass, offer: Offer | None) -> Pass:
     record, now = step.record, step.now
     number = len(record.attempts) + 1
-    token = sha256(f"{record.owner}/{record.uid}/{number}/0".encode()).hexdigest()[:32]
     none = Limits(money=None, duration=None, idle=None, hang=None, deadline=0.0, on_deadline="warn", keep=1)
     attempt = Attempt(
         number=number,
         generation=record.generation.number,
-        token=token,
+        token=token_of(record, number, 0),
         intended_at=now,
         launch_before=now + LAUNCH_WINDOW,
         reserved=reservation(record, step.observed.group.committed, now) or 0,

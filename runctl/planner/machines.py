@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from runctl.planner.money import closed
 from runctl.planner.observed import InstanceSeen, Listing, RentAnswer
 from runctl.planner.passing import Pass
 from runctl.planner.record import Interval
@@ -87,13 +88,13 @@ def _forget_shunned(step: Pass) -> Pass:
 
 
 def _listed(step: Pass, seen: InstanceSeen, as_of: datetime) -> Pass:
-    rental = _expecting(step, seen)
+    rental = _rental_of(step, seen)
     if rental is None:
-        if any(each.instance == seen.id for each in step.record.rentals):
-            return step  # released: what a late listing says of it changes nothing
         rental = _stray(step, seen)
         step = step.to(rentals=(*step.record.rentals, rental))
         step = step.say("Warning", "StrayMachine", f"{seen.id} carries this job's tags, and no attempt expects it")
+    elif rental.released_at is not None:
+        return step  # what a late listing says of it changes nothing
     was, state = rental.state, seen.state
     if was is not None and _ORDER.index(was) > _ORDER.index(state):
         state = was
@@ -117,14 +118,11 @@ def _listed(step: Pass, seen: InstanceSeen, as_of: datetime) -> Pass:
     return _release(step, known, Release.TERMINATED, _until(known, as_of, seen.ended_at))
 
 
-def _expecting(step: Pass, seen: InstanceSeen) -> Rental | None:
+def _rental_of(step: Pass, seen: InstanceSeen) -> Rental | None:
     """The rental whose machine this is: by its id, else by the token of one that has none yet."""
-    open_ = step.record.unreleased
-    by_id = next((each for each in open_ if each.instance == seen.id), None)
-    known = any(each.instance == seen.id for each in step.record.rentals)
-    if by_id is not None or known:
-        return by_id
-    return next((each for each in open_ if each.instance is None and each.token == seen.token), None)
+    by_id = (each for each in step.record.rentals if each.instance == seen.id)
+    by_token = (each for each in step.record.unreleased if each.instance is None and each.token == seen.token)
+    return next(by_id, None) or next(by_token, None)
 
 
 def _stray(step: Pass, seen: InstanceSeen) -> Rental:
@@ -160,12 +158,7 @@ def _bill(step: Pass, rental: Rental) -> Pass:
 def _release(step: Pass, rental: Rental, how: Release, ended_at: datetime) -> Pass:
     """Nothing of it is billed any more: its reservation falls, its interval closes."""
     released = msgspec.structs.replace(rental, reserved=0, released_at=step.now, released=how)
-    ledger = tuple(
-        msgspec.structs.replace(line, ended_at=max(ended_at, line.started_at))
-        if line.machine == rental.instance and line.ended_at is None
-        else line
-        for line in step.record.ledger
-    )
+    ledger = closed(step.record.ledger, rental.instance or "", ended_at)
     step = replaced(step, rental, released).to(ledger=ledger)
     return step.say("Normal", "MachineReleased", f"{rental.instance or rental.offer.name}: {how.value}")
 

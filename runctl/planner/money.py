@@ -80,6 +80,16 @@ def interval_cost(interval: Interval, now: datetime) -> int:
     return cost_of(interval.hourly, max(end - interval.started_at, timedelta(seconds=interval.minimum)))
 
 
+def closed(ledger: tuple[Interval, ...], machine: str, at: datetime) -> tuple[Interval, ...]:
+    """The ledger with the open line of `machine`, if it has one, ended at `at`, or at its start if that is later."""
+    return tuple(
+        msgspec.structs.replace(line, ended_at=max(at, line.started_at))
+        if line.machine == machine and line.ended_at is None
+        else line
+        for line in ledger
+    )
+
+
 def spent(record: Record, now: datetime) -> int:
     """What all attempts have cost until `now`."""
     return sum(interval_cost(interval, now) for interval in record.ledger)

@@ -10,7 +10,7 @@ from runctl.planner.actions import EndMachine
 from runctl.planner.machines import replaced
 from runctl.planner.observed import Dead, Ended, Live, Starting
 from runctl.planner.passing import Pass
-from runctl.planner.rental import Ending, MachineState, Rental
+from runctl.planner.rental import GOING, Ending, MachineState, Rental
 from runctl.planner.seeing import LATE_EFFECT
 
 # An end that was asked for is asked for again after this, then after twice as long, up to the longest pause.
@@ -19,8 +19,6 @@ LONGEST_PAUSE = timedelta(minutes=5)
 
 # The controller's own layer of the cap: it ends a machine that neither its agent nor its timer has ended by then.
 BEFORE_CEILING = timedelta(seconds=30)
-
-GOING = (MachineState.SHUTTING_DOWN, MachineState.TERMINATED)
 
 
 def release(step: Pass) -> Pass:

@@ -52,6 +52,10 @@ class MachineState(StrEnum):
     TERMINATED = "terminated"
 
 
+# A machine in one of these isn't billed for computing any more, and only looking tells when it is gone.
+GOING = (MachineState.SHUTTING_DOWN, MachineState.TERMINATED)
+
+
 class Demise(StrEnum):
     """Why a machine went, as the provider tells it. `CAPACITY`: it never ran, there was no capacity after all."""
 

@@ -14,7 +14,7 @@ from runctl.planner.machines import SHUNNED
 from runctl.planner.money import Rate, affordable, cost_of, duration_left, least_useful
 from runctl.planner.observed import GroupSeen, Observed
 from runctl.planner.record import OutcomeType, Record
-from runctl.planner.rental import Market, Offer, Refusal, Rental
+from runctl.planner.rental import Market, Offer, Refusal, Rental, Shunned
 
 # A request that wasn't sent by then isn't sent any more.
 RENT_WINDOW = timedelta(seconds=60)
@@ -26,6 +26,11 @@ COMING_UP = timedelta(minutes=3)
 OFF_MARGIN = timedelta(seconds=60)
 
 LOOK_AGAIN = timedelta(seconds=1)
+
+# A request of which nothing is known is looked for this often, whether a sweep brings news or not.
+LOOK_AGAIN_RENTED = timedelta(seconds=10)
+
+HELD_BY_OTHERS = "the others of the group hold what is left of group.cap; some of it may come back"
 
 # What a duration limit doesn't count, but a bill does: coming up, and what a clock may differ.
 UNCOUNTED = timedelta(minutes=20)
@@ -49,8 +54,7 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
         return NoOffer("nothing is on offer" + (f" at {most} an hour or less (cost.max_hourly)" if most else ""))
     lasting = [offer for offer in accepted if _lasts(record, offer, observed.group, now)]
     if not lasting and observed.group.live and any(_lasts(record, offer, GroupSeen(), now) for offer in accepted):
-        message = "the others of the group hold what is left of group.cap; some of it may come back"
-        return NoOffer(message, until=now + LOOK_AGAIN, others=True)
+        return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN, others=True)
     if not lasting:
         least = min(accepted, key=lambda offer: offer.hourly)
         message = (
@@ -74,13 +78,18 @@ def request(record: Record, attempt: int, choice: int, offer: Offer, group: Grou
         attempt=attempt,
         choice=choice,
         offer=offer,
-        token=sha256(f"{record.owner}/{record.uid}/{attempt}/{choice}".encode()).hexdigest()[:32],
+        token=token_of(record, attempt, choice),
         intended_at=now,
         launch_before=now + RENT_WINDOW,
         not_after=None if lasts is None else now + lasts,
         reserved=0 if lasts is None else cost_of(offer.hourly, max(lasts, least)),
         asked_at=now,
     )
+
+
+def token_of(record: Record, attempt: int, choice: int) -> str:
+    """What makes a request that is sent twice the same one: of this attempt, for its so-manieth machine."""
+    return sha256(f"{record.owner}/{record.uid}/{attempt}/{choice}".encode()).hexdigest()[:32]
 
 
 def _accepted(record: Record, offers: Iterable[Offer]) -> list[Offer]:
@@ -113,5 +122,5 @@ def _is_shunned(record: Record, offer: Offer) -> bool:
     return any(_same(each, offer) for each in record.shunned)
 
 
-def _same(one: msgspec.Struct, offer: Offer) -> bool:
-    return (one.type, one.zone, one.market) == (offer.type, offer.zone, offer.market)  # type: ignore[attr-defined]
+def _same(one: Shunned, offer: Offer) -> bool:
+    return (one.type, one.zone, one.market) == (offer.type, offer.zone, offer.market)

@@ -9,7 +9,7 @@ from typing import assert_never
 import msgspec
 
 from runctl.manifest.quantities import format_size
-from runctl.planner.money import rate_of
+from runctl.planner.money import closed, rate_of
 from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.ordering import wished_end
 from runctl.planner.passing import Pass
@@ -78,14 +78,6 @@ def take_in(step: Pass) -> Pass:
             assert_never(seen)
 
 
-ENDS_UNSTARTED = {
-    "stop": EndReason.STOP,
-    "cancel": EndReason.CANCEL,
-    "replace": EndReason.REPLACE,
-    "assume_dead": EndReason.ASSUME_DEAD,
-}
-
-
 def _never_up(step: Pass, live: Attempt, rental: Rental) -> AttemptEnd | None:
     """How an attempt ended whose machine is gone, or never was, without an agent that anybody has heard of; None while
     it may go on, or where its agent has left a last word to be read."""
@@ -97,7 +89,7 @@ def _never_up(step: Pass, live: Attempt, rental: Rental) -> AttemptEnd | None:
     had_none = rental.released in (Release.REFUSED, Release.NO_EFFECT) or rental.demise is Demise.CAPACITY
     wish = live.orders.end or wished_end(step.record, live)
     if wish is not None and (had_none or unstarted):
-        return AttemptEnd(reason=ENDS_UNSTARTED[wish], detail="before its agent was up")
+        return AttemptEnd(reason=EndReason(wish), detail="before its agent was up")
     if had_none:
         chosen = choose(step.record, step.observed, step.now) if step.observed.offers is not None else None
         if not isinstance(chosen, NoOffer) or chosen.others:
@@ -196,14 +188,9 @@ def _close(
     ended_at = ended_at or step.now
     over = msgspec.structs.replace(now, end=end, ended_at=ended_at, reserved=0, draining=None)
     until = billed_until or ended_at
-    ledger = (
-        tuple(
-            msgspec.structs.replace(i, ended_at=max(until, i.started_at)) if i.ended_at is None else i
-            for i in step.record.ledger
-        )
-        if step.record.rental_of(live) is None
-        else step.record.ledger
-    )
+    # A rented machine has a line of its own name, which its release closes.
+    machine = step.record.generation_of(live).job.instance.platform.value
+    ledger = closed(step.record.ledger, machine, until)
     step = step.with_attempt(over).to(ledger=ledger, durable=step.record.durable + over.durable)
     quiet = end.reason in (EndReason.EXITED, EndReason.STOP, EndReason.CANCEL, EndReason.REPLACE) and not end.exit_code
     return step.say("Normal" if quiet else "Warning", "AttemptEnded", f"attempt {live.number}: {end_text(end)}")

@@ -9,8 +9,7 @@ from runctl.manifest.job import Platform
 from runctl.planner.actions import Rent
 from runctl.planner.observed import InstanceSeen, Listing, RentAnswer
 from runctl.planner.record import Record
-from runctl.planner.releasing import GOING
-from runctl.planner.rental import MachineState, Offer
+from runctl.planner.rental import GOING, MachineState, Offer
 from runctl.providers.interface import Cloud, ProviderError, RentRefused
 from runctl.store.interface import NotFound, Store, StoreUnavailable
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runctl.planner.observed import InstanceSeen
-from runctl.planner.rental import Demise, MachineState
+from runctl.planner.rental import GOING, Demise, MachineState
 from runctl.providers.interface import Tagged
 
 OWNER_TAG = "runctl:owner"
@@ -47,7 +47,7 @@ def _tagged(instance: Mapping[str, Any]) -> Tagged | None:
     launched_at = instance.get("LaunchTime")
     if not uid or not str(attempt).isdecimal() or state is None or not isinstance(launched_at, datetime):
         return None
-    going = state in (MachineState.SHUTTING_DOWN, MachineState.TERMINATED)
+    going = state in GOING
     seen = InstanceSeen(
         id=str(instance["InstanceId"]),
         token=str(instance.get("ClientToken") or tags.get(TOKEN_TAG, "")),
