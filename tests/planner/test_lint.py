@@ -132,14 +132,6 @@ BREACHES: dict[str, tuple[Record, Record]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(BREACHES))
-def test_breach_of_the_record(name: str) -> None:
-    """A record that no plan may lead to is named."""
-    before, after = BREACHES[name]
-    found = findings(before, after)
-    assert any(name in each for each in found), found
-
-
 def test_the_group_cap_counts_what_others_hold() -> None:
     """A member's reservation and those of the others stay within the group's cap."""
     before = Life(job(GROUPED), group="g").job
@@ -182,10 +174,10 @@ RENTAL_BREACHES: dict[str, tuple[Record, Record]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", list(RENTAL_BREACHES))
-def test_breach_of_a_rental(name: str) -> None:
-    """Books of machines that no plan may lead to are named."""
-    before, after = RENTAL_BREACHES[name]
+@pytest.mark.parametrize("name", [*BREACHES, *RENTAL_BREACHES])
+def test_breach_of_the_record(name: str) -> None:
+    """A record that no plan may lead to is named."""
+    before, after = {**BREACHES, **RENTAL_BREACHES}[name]
     found = findings(before, after)
     assert any(name in each for each in found), found
 

@@ -84,12 +84,9 @@ class Instance(Host):
 
     def begin(self) -> None:
         dice, life = self.life.dice, self.life
-        if self.cloud.strikes("dies pending"):
-            self.cloud.count("dies pending")
+        if self.life.meets("dies pending"):
             life.later(dice.between("pends", 1.0, 60.0), lambda: self.go("Server.InsufficientInstanceCapacity"))
-        elif self.cloud.strikes("pends for ever"):
-            self.cloud.count("pends for ever")
-        else:
+        elif not life.meets("pends for ever"):
             life.later(dice.between("pends", 1.0, 60.0), self._run)
 
     def _run(self) -> None:
@@ -99,9 +96,7 @@ class Instance(Host):
         self.running_at = now
         self.history.append((now, "running"))
         life.say("machine", self.name, "runs")
-        if self.cloud.strikes("never boots"):
-            self.cloud.count("never boots")
-        else:
+        if not life.meets("never boots"):
             self.reachable_at = now + dice.between("boots", 5.0, 60.0)
         if NOT_AFTER_TAG in self.tags:
             off = datetime.fromisoformat(self.tags[NOT_AFTER_TAG]).timestamp() - EPOCH - TIMER_BEFORE
@@ -150,9 +145,7 @@ class Instance(Host):
         """The agent powers its machine off when nothing is left to do, and has written its last word where it lasts."""
         if run.exit is not None and not self.cloud.strikes("last word lost"):
             self.life.words[run.key] = run
-        if self.cloud.strikes("power-off hangs"):
-            self.cloud.count("power-off hangs")
-        else:
+        if not self.life.meets("power-off hangs"):
             self.life.later(self.life.dice.between("powering off", 0.5, 5.0), self.power_off)
 
     def go(self, reason: str) -> None:
@@ -250,11 +243,9 @@ class SimulatedCloud:
             self.count("token known")
         else:
             offer = (parameters["InstanceType"], zone, "InstanceMarketOptions" in parameters)
-            if self.strikes("no capacity"):
-                self.count("no capacity")
+            if self.life.meets("no capacity"):
                 raise ApiError("InsufficientInstanceCapacity", f"no {offer[0]} in {zone} now", 500)
-            if self.strikes("no quota"):
-                self.count("no quota")
+            if self.life.meets("no quota"):
                 raise ApiError("VcpuLimitExceeded", "you have requested more vCPU capacity than your limit", 400)
             if self.strikes("server fails"):
                 raise ApiError("InternalError", "an internal error has occurred", 500)
@@ -271,15 +262,13 @@ class SimulatedCloud:
     def _describe(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         (owner,) = parameters["Filters"][0]["Values"]
         stale = 0.5
-        if self.strikes("stale listing"):
-            self.count("stale listing")
+        if self.life.meets("stale listing"):
             stale = self.life.dice.between("stale by", 0.0, MOST_STALE)
         at = self.life.loop.time() - stale
         shown = []
         for instance in self.instances.values():
             listed = instance.listed(at) if instance.tags.get(OWNER_TAG) == owner else None
-            if listed is not None and self.strikes("missing from a listing"):
-                self.count("missing from a listing")
+            if listed is not None and self.life.meets("missing from a listing"):
                 listed = None
             if listed is not None:
                 shown.append(listed)
@@ -291,8 +280,7 @@ class SimulatedCloud:
         return answer
 
     def _terminate(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        if self.strikes("end refused"):
-            self.count("end refused")
+        if self.life.meets("end refused"):
             raise ApiError("OperationNotPermitted", "the instance may not be terminated", 400)
         found = []
         for name in parameters["InstanceIds"]:
@@ -319,20 +307,17 @@ class CloudPort:
         await anyio.sleep(life.dice.between("way there", 0.01, 0.3))
         if node.dead:
             node.at(operation)
-        if life.weather.strikes("request lost"):
-            life.count("request lost")
+        if life.meets("request lost"):
             await anyio.sleep(20.0)
             raise NoAnswer("the request timed out")
-        if operation != "DescribeInstances" and life.weather.strikes("request late"):
-            life.count("request late")
+        if operation != "DescribeInstances" and life.meets("request late"):
             life.later(life.dice.between("late by", 1.0, LATEST_REQUEST), lambda: self._late(operation, parameters))
             await anyio.sleep(20.0)
             raise NoAnswer("the request timed out")
         answer = life.cloud.do(operation, parameters)
         node.at(f"after {operation}")
         await anyio.sleep(life.dice.between("way back", 0.01, 0.3))
-        if life.weather.strikes("answer lost"):
-            life.count("answer lost")
+        if life.meets("answer lost"):
             await anyio.sleep(20.0)
             raise NoAnswer("the answer timed out")
         return answer

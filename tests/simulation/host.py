@@ -421,27 +421,22 @@ class HostPort:
         host = self._host(record, launch.attempt)
         if host is None:
             raise LaunchUnknown("it doesn't answer")
-        if self._life.weather.strikes("launch refused"):
-            self._life.count("launch refused")
+        if self._life.meets("launch refused"):
             raise LaunchRefused("no space left on the device")
-        if self._life.weather.strikes("launch lost"):
-            self._life.count("launch lost")
+        if self._life.meets("launch lost"):
             raise LaunchUnknown("the launcher hangs")
-        if self._life.weather.strikes("launch late"):
-            self._life.count("launch late")
+        if self._life.meets("launch late"):
             late = self._life.dice.between("launch late by", 1.0, LATEST_LAUNCH)
             self._life.later(late, lambda: host.launch(record, launch, epoch))
             raise LaunchUnknown("the launcher hangs")
         host.launch(record, launch, epoch)
         self._node.at("after a launch")
-        if self._life.weather.strikes("launch answer lost"):
-            self._life.count("launch answer lost")
+        if self._life.meets("launch answer lost"):
             raise LaunchUnknown("the launcher hangs")
 
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
         self._node.at("before orders")
-        if self._life.weather.strikes("orders refused"):
-            self._life.count("orders refused")
+        if self._life.meets("orders refused"):
             raise ProviderError("no space left on the device")
         host = self._host(record, record.attempts[attempt - 1])
         if host is None:

@@ -145,6 +145,13 @@ class Life:
     def count(self, what: str) -> None:
         self.counts[what] += 1
 
+    def meets(self, fault: str) -> bool:
+        """Whether this fault strikes here and now; it is counted if it does."""
+        struck = self.weather.strikes(fault)
+        if struck:
+            self.count(fault)
+        return struck
+
     def note_trouble(self, message: str) -> None:
         if message.startswith(DEFECT):
             self.loop.fail(Violation(self, message))
@@ -193,9 +200,8 @@ class Life:
         return self.dice.between("copying", 0.05, 3.0)
 
     def io_seconds(self) -> float:
-        if not self.weather.strikes("slow disk"):
+        if not self.meets("slow disk"):
             return 0.0
-        self.count("slow disk")
         return self.dice.between("slow for", 0.01, 5.0)
 
     def saved(self, key: tuple[str, int], step: int, whole: bool) -> None:
@@ -214,6 +220,10 @@ class Life:
     def trains(self, run: Run) -> None:
         self.count("trainings")
         self.happened()
+        self.afflict(run)
+
+    def afflict(self, run: Run) -> None:
+        """What befalls those who watch a training that has just begun."""
         if self.weather.strikes("agent killed"):
             self.later(self.dice.between("agent killed when", 0.1, 60.0), run.kill_agent)
         elif self.weather.strikes("both killed"):
@@ -320,8 +330,7 @@ class Life:
 
     def _plan_controllers(self) -> None:
         self._keep_one_alive(self.dice.between("restart", 0.5, 30.0))
-        if self.weather.strikes("second controller"):
-            self.count("second controller")
+        if self.meets("second controller"):
             self.later(self.dice.between("second when", 1.0, 120.0), lambda: self._start_node() and None)
         if self.weather.strikes("controller suspended"):
             at = self.dice.between("suspended when", 1.0, 100.0)

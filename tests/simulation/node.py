@@ -134,8 +134,7 @@ class StorePort:
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
         self._node.at("before a write")
-        if self._life.weather.strikes("disk full"):
-            self._life.count("disk full")
+        if self._life.meets("disk full"):
             raise StoreUnavailable("no space left on the device")
         receipts = self._life.store.apply(writes)
         self._node.writes += 1
@@ -146,8 +145,7 @@ class StorePort:
     def jobs(self) -> list[Versioned]:
         if self._node.dead:
             raise PowerCut
-        if self._life.weather.strikes("store unreadable"):
-            self._life.count("store unreadable")
+        if self._life.meets("store unreadable"):
             raise StoreUnavailable("locked for too long")
         return self._life.store.jobs()
 

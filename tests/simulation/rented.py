@@ -93,16 +93,13 @@ class RentedLife(Life):
         most = self.most(kind, spot)
         return int(most * self.dice.between("spot price", 0.6, 1.0)) if spot else most
 
-    def trains(self, run: Run) -> None:
+    def afflict(self, run: Run) -> None:
         """Of the layers that hold the cap, one fails at a time: a machine whose timer does has an agent that lives."""
-        if self.weather.strikes("timer fails"):
-            self.count("timer fails")
-            assert isinstance(run.host, Instance)
-            run.host.timer_works = False
-            self.count("trainings")
-            self.happened()
-        else:
-            super().trains(run)
+        if not self.meets("timer fails"):
+            super().afflict(run)
+            return
+        assert isinstance(run.host, Instance)
+        run.host.timer_works = False
 
     def check(self) -> None:
         oracles.one_training_a_job(self)
