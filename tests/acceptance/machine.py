@@ -161,10 +161,10 @@ class Machine:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str, warm: bool = False, **environ: str) -> Started:
-        """Start a command and leave it running; what it prints goes to a file of its own."""
+    def start(self, *args: str, warm: bool = True, **environ: str) -> Started:
+        """Start a command, forked like those of `run`, and leave it running; it prints to a file of its own."""
         with (self.root / f"started-{len(self.started)}.out").open("wb") as out, open(os.devnull, "rb") as nothing:
-            process = self._start(args, environ, [nothing, out, out], warm)
+            process = self._start(args, environ, [nothing, out, out], warm and not environ)
         self.started.append(process)
         return process
 

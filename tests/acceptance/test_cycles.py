@@ -27,17 +27,17 @@ def test_E1_cycles_of_apply_and_stop_keep_every_checkpoint_and_leak_nothing(mach
     manifest = str(machine.training(100_000, 0.02))
     for cycle in range(CYCLES):
         before = len(machine.told("start"))
-        commands = [machine.start("apply", manifest, "--wait", warm=True)]
+        commands = [machine.start("apply", manifest, "--wait")]
         if cycle % 4 == 2:  # a stop while it starts
             time.sleep(DRAW.uniform(0, 0.4))
-            commands.append(machine.start("stop", "job", warm=True))
+            commands.append(machine.start("stop", "job"))
         else:
             if cycle % 4 == 1:  # a second apply, which attaches or waits its turn
-                commands.append(machine.start("apply", manifest, "--wait", warm=True))
+                commands.append(machine.start("apply", manifest, "--wait"))
             machine.until(lambda: len(machine.told("start")) > before, "a start")  # noqa: B023
             if cycle % 4 == 3:  # a stop and another apply at the same instant
-                stopping = machine.start("stop", "job", warm=True)
-                commands.append(machine.start("apply", manifest, "--wait", warm=True))
+                stopping = machine.start("stop", "job")
+                commands.append(machine.start("apply", manifest, "--wait"))
                 _answer(machine, stopping)
         # A stop may come before the apply that it is meant for.
         _stop_until_ended(machine, commands)
@@ -51,7 +51,7 @@ def _stop_until_ended(machine: Machine, commands: list[Started]) -> None:
     end = time.monotonic() + PATIENCE
     while any(command.poll() is None for command in commands):
         assert time.monotonic() < end, machine.status()
-        _answer(machine, machine.start("stop", "job", warm=True))
+        _answer(machine, machine.start("stop", "job"))
         time.sleep(0.02)
     for command in commands:
         _answer(machine, command)

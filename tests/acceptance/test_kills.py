@@ -83,7 +83,7 @@ def _drive(machine: Machine, draw: random.Random, manifest: str, name: str, deat
     tries = 0
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        process = machine.start("apply", manifest, "--wait", warm=True)
+        process = machine.start("apply", manifest, "--wait")
         if deaths.killed["moments"] < most and tries < MOST_IN_A_JOB:
             time.sleep(draw.uniform(0.3, 1.6))
             victims = draw.choice(VICTIMS)
