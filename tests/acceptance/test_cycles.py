@@ -20,6 +20,7 @@ DRAW = random.Random(1)
 ANSWERS = {0, 6, 11}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120 + 4 * CYCLES)
 def test_E1_cycles_of_apply_and_stop_keep_every_checkpoint_and_leak_nothing(machine: Machine) -> None:
     """Promises 6 and 7. Each apply goes on from the step that the stop before it saved; commands on top of each other

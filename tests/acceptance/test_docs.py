@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from cli.terminal import Terminal
 
 from .machine import PATIENCE, RUNCTL, Machine
@@ -70,6 +71,7 @@ def test_X3_every_shell_line_is_a_known_command(machine: Machine) -> None:
     assert unknown == []
 
 
+@pytest.mark.slow
 def test_X3_every_command_of_the_docs_runs(machine: Machine) -> None:
     """Each is run as it stands, on a finished job `job`, and exits with 0; `delete` asks, and comes last."""
     manifest = job(machine, "print('words')\nsave('epoch-1.safetensors')", instance={"hourly_rate": "1 USD"})
@@ -148,6 +150,7 @@ def test_X3_every_example_can_be_planned(machine: Machine) -> None:
     assert done.stdout.count("will be created") >= 6, done
 
 
+@pytest.mark.slow
 def test_X1_the_main_example_learns_is_stopped_and_goes_on(machine: Machine) -> None:
     """The README's own job, by its own command: progress and cost are shown, `stop` saves, `apply` goes on from that
     very step, and the loss falls from the first attempt to the second."""

@@ -6,6 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .machine import Machine
 from .scripts import job
 
@@ -65,6 +67,7 @@ def _runs_twice(machine: Machine, manifest: str) -> dict[str, Any]:
     return second
 
 
+@pytest.mark.slow
 def test_N2_requirements_are_installed_once(machine: Machine) -> None:
     """`requirements.txt` with its own options: the script imports what it names."""
     _wheel(machine)
@@ -73,6 +76,7 @@ def test_N2_requirements_are_installed_once(machine: Machine) -> None:
     assert told["word"] == "HELLO"
 
 
+@pytest.mark.slow
 def test_N2_a_project_and_its_dependencies_are_installed_once(machine: Machine) -> None:
     """`pyproject.toml`: the script imports a dependency, and the package that the project itself is."""
     wheel = _wheel(machine)

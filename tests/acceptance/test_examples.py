@@ -49,6 +49,7 @@ def test_X3_every_example_is_run() -> None:
     assert found == set(RUN)
 
 
+@pytest.mark.slow
 def test_X3_resume_goes_on_where_it_was_stopped(machine: Machine) -> None:
     """`stop` saves; applied again it goes on from that checkpoint, in a new attempt, to its end."""
     manifest = _shorter(machine, "resume", **{"[--epochs, 60]": "[--epochs, 14]"})
@@ -64,6 +65,7 @@ def test_X3_resume_goes_on_where_it_was_stopped(machine: Machine) -> None:
     assert f"step {saved['step']}" in machine.run("logs", "resume", "--attempt", "2").out.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_X3_caps_and_deadlines_ends_at_its_cap_and_goes_on_when_that_is_raised(machine: Machine) -> None:
     """Exit code 3 with a checkpoint saved, within the cap; with a raised cap it goes on from there."""
     faster = {"3.60 USD": "36 USD", "grace: 10s": "grace: 1s", "cap: 0.04 USD": "cap: 0.08 USD"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from .machine import PATIENCE, Machine, machine_in
 
@@ -53,6 +54,7 @@ def _warned(machine: Machine, text: str) -> bool:
     return told and f"warning: {text}" in machine.run("status", "job").out
 
 
+@pytest.mark.slow
 def test_F5_S1_the_cap_holds_warns_and_goes_on_when_it_is_raised(machine: Machine) -> None:
     """The final save is durable before the money is over; each threshold is said once and in time; after the end
     nothing more is started, and a raised cap goes on from that very checkpoint, in the same ledger."""

@@ -65,6 +65,7 @@ def _kill(machine: Machine, *roles: str) -> None:
         os.kill(pids[role], signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("roles", [("agent",), ("guardian", "agent")])
 def test_E5_a_killed_agent_is_lost_and_retried_never_a_success(machine: Machine, roles: tuple[str, ...]) -> None:
     """The training dies with its agent, its end is recorded without a code, and the next attempt goes on from what was

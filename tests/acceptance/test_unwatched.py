@@ -104,6 +104,7 @@ if "RUNCTL_RESUME_FROM" not in os.environ:
         ("STOP", "STOP", "state.json", "claim.json"),
     ],
 )
+@pytest.mark.slow
 def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(
     machine: Machine, faults: tuple[str, ...]
 ) -> None:

@@ -180,6 +180,7 @@ def test_what_is_no_checkpoint(host: Host) -> None:
     assert not list(host.destination.rglob("*latest*"))
 
 
+@pytest.mark.slow
 def test_directories(host: Host) -> None:
     """A directory is one checkpoint, whole when all files in it are; a link out of it makes it invalid."""
     run = host.script(
@@ -214,6 +215,7 @@ def test_the_users_own_check(host: Host, check: str, valid: bool) -> None:
     assert ended["checkpoints"]["invalid"] == int(not valid)
 
 
+@pytest.mark.slow
 def test_ten_thousand(host: Host) -> None:
     """Ten thousand checkpoints cost the agent next to nothing: the newest are copied, all are counted."""
     run = host.script(
@@ -510,6 +512,7 @@ def test_a_training_that_is_killed_while_it_saves(host: Host) -> None:
     assert [manifest(path)["name"] for path in run.durable()] == ["a.bin"]
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_written_slowly(host: Host) -> None:
     """Files come into a directory with pauses longer than a second: what was taken for whole too soon doesn't stay
     beside the whole one, and of the next one the agent waits for all of it."""
@@ -592,6 +595,7 @@ def test_directories_that_follow_each_other_fast(host: Host, keep: int) -> None:
         " for part in 'ab':\n  open(f'checkpoints/epoch-{i}/{part}.bin', 'w').write(part * i)\n time.sleep(0.4)\n"
         "open('saved', 'w').close()\ntime.sleep(600)",
         limits={"keep": keep},
+        checkpoint={"grace": 30.0},
     )
     state = run.training()
     os.kill(state["agent"]["pid"], signal.SIGSTOP)
@@ -621,6 +625,7 @@ sys.exit(1)
 """
 
 
+@pytest.mark.slow
 def test_a_directory_that_counted_as_whole_too_soon(host: Host) -> None:
     """When its later files prove that, the copy is withdrawn, and the one before it, which was kept until then in spite
     of `keep: 1`, is the newest again."""
