@@ -16,7 +16,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "5"
+WORKERS = "8"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [
     f"tests/{name}"
@@ -39,7 +39,7 @@ def tool(name: str, *args: str) -> list[str]:
 # Whatever has a stage of its own.
 IGNORED = [f"--ignore={path}" for path in (KILLS, *PURE_TESTS, *AGENTLESS_TESTS)]
 
-# Lines of stages, two of which are run side by side, one on each core.
+# Lines of stages that are run side by side: what is pure or doesn't wait takes what the kills leave of the processor.
 STATIC = [
     Stage("ruff check", tool("ruff", "check", "--quiet", "--output-format", "concise")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
@@ -50,14 +50,14 @@ STATIC = [
 PURE = [
     Stage(
         "tests of manifest and planner",
-        tool("coverage", "run", "-m", "pytest", "-q", *PURE_TESTS),
+        ["nice", *tool("coverage", "run", "-m", "pytest", "-q", *PURE_TESTS)],
     ),
     Stage("their branch coverage", tool("coverage", "report")),
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
 KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
-UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", *AGENTLESS_TESTS)])]
+UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", "-n", "2", *AGENTLESS_TESTS)])]
 
 
 def environment() -> dict[str, str]:
@@ -89,12 +89,11 @@ def run_line(stages: list[Stage], failed: Event) -> None:
 
 def main() -> None:
     failed = Event()
-    for pair in ((STATIC, PURE), (KILLING, UNTIMED)):
-        lines = [Thread(target=run_line, args=(stages, failed)) for stages in pair]
-        for line in lines:
-            line.start()
-        for line in lines:
-            line.join()
+    lines = [Thread(target=run_line, args=(stages, failed)) for stages in ([*STATIC, *PURE, *UNTIMED], KILLING)]
+    for line in lines:
+        line.start()
+    for line in lines:
+        line.join()
     if failed.is_set():
         raise SystemExit(1)
     raise SystemExit(subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL))

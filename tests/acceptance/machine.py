@@ -202,7 +202,7 @@ class Machine:
             found = true()
             if found:
                 return found
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError(f"{what} didn't happen within {seconds} s; told: {self.told()[-5:]}")
 
     def run_dirs(self) -> list[Path]:

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-MOST = 1 << 20
+EXAMPLE = Path(__file__).parents[2] / "examples/jobs/quickstart.yaml"
 
 
 class WarmCommand:
@@ -128,6 +128,14 @@ def _import_program() -> None:
         import_module(f"runctl.cli.{entry.module}")
     for module in ("attaching", "waiting", "watching", "owner", "errors", "views", "render.outcome", "proposing"):
         import_module(f"runctl.cli.{module}")
+    # What is imported and built when it is used first: validators and the reading of a command line.
+    from contextlib import redirect_stderr, suppress
+
+    from runctl.cli.main import main
+
+    sys.argv = ["runctl", "validate", str(EXAMPLE)]
+    with open(os.devnull, "w") as nothing, redirect_stderr(nothing), suppress(SystemExit):
+        main()
 
 
 def _attend(connection: socket.socket) -> None:
