@@ -36,6 +36,9 @@ LAUNCH_WINDOW = timedelta(seconds=60)
 
 LOOK_AGAIN_FOREIGN = timedelta(seconds=10)
 
+# What a listing says of rented machines is good enough to rent another one for so long: a few sweeps.
+LISTING_HOLDS = timedelta(seconds=60)
+
 # A job that was asked to stop is asked again after this: the first request may have died with its sender.
 ASK_AGAIN = timedelta(seconds=30)
 
@@ -188,10 +191,11 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
 
 
 def _offer_clear(record: Record, step: Pass) -> Clearance:
-    observed = step.observed
-    if observed.offers is None or observed.listing is None:
-        return Waits(Gate.LOOK, "machines and prices haven't been looked at yet", step.now + LOOK_AGAIN)
-    chosen = choose(record, observed, step.now)
+    observed, now = step.observed, step.now
+    if observed.offers is None or observed.listing is None or observed.listing.as_of < now - LISTING_HOLDS:
+        unseen = "what is rented and what that costs hasn't been looked at just now"
+        return Waits(Gate.LOOK, unseen, now + LOOK_AGAIN_RENTED)
+    chosen = choose(record, observed, now)
     if isinstance(chosen, Offer):
         return Go(offer=chosen)
     if chosen.until is not None:

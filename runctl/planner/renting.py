@@ -27,8 +27,8 @@ OFF_MARGIN = timedelta(seconds=60)
 
 LOOK_AGAIN = timedelta(seconds=1)
 
-# A request of which nothing is known is looked for this often, whether a sweep brings news or not.
-LOOK_AGAIN_RENTED = timedelta(seconds=10)
+# What is rented is looked at this often, whether a sweep brings news or not.
+LOOK_AGAIN_RENTED = timedelta(seconds=15)
 
 HELD_BY_OTHERS = "the others of the group hold what is left of group.cap; some of it may come back"
 
@@ -54,7 +54,7 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
         return NoOffer("nothing is on offer" + (f" at {most} an hour or less (cost.max_hourly)" if most else ""))
     lasting = [offer for offer in accepted if _lasts(record, offer, observed.group, now)]
     if not lasting and observed.group.live and any(_lasts(record, offer, GroupSeen(), now) for offer in accepted):
-        return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN, others=True)
+        return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN_RENTED, others=True)
     if not lasting:
         least = min(accepted, key=lambda offer: offer.hourly)
         message = (

@@ -15,6 +15,8 @@ from runctl.planner.reminders import checkpoint_age
 
 Truth = Literal["True", "False", "Unknown"]
 
+_TYPES = tuple(ConditionType)
+
 
 def describe(step: Pass) -> Pass:
     """Set the phase and the conditions; a condition's transition time moves only with its status."""
@@ -32,7 +34,7 @@ def describe(step: Pass) -> Pass:
     ]
     conditions = tuple(
         _condition(step, old.get(kind), kind, truth, reason, message)
-        for kind, (truth, reason, message) in zip(ConditionType, found, strict=True)
+        for kind, (truth, reason, message) in zip(_TYPES, found, strict=True)
     )
     return step.to(phase=phase, conditions=conditions)
 
@@ -71,6 +73,9 @@ def waiting_for(step: Pass) -> str | None:
 def _condition(
     step: Pass, old: Condition | None, kind: ConditionType, truth: Truth, reason: str, message: str
 ) -> Condition:
+    told = (truth, reason, message, step.record.generation.number)
+    if old is not None and (old.status, old.reason, old.message, old.observed_generation) == told:
+        return old
     same = old is not None and old.status == truth
     return Condition(
         type=kind,

@@ -92,7 +92,8 @@ class Renting:
         return wake
 
     def _is_news(self, record: Record, listing: Listing | None) -> bool:
-        """Something has changed since the last sweep, or a machine is on its way here or away."""
+        """Something has changed since the last sweep, a machine is on its way here or away, or one is wanted."""
         shown = () if listing is None else listing.instances
         before, self._shown[record.uid] = self._shown.get(record.uid), shown
-        return shown != before or any(each.state is not MachineState.RUNNING for each in record.unreleased)
+        waits = record.live is None or any(each.state is not MachineState.RUNNING for each in record.unreleased)
+        return waits or shown != before

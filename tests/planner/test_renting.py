@@ -67,6 +67,17 @@ def test_nothing_is_rented_unlooked() -> None:
         assert made.wake_at is not None
 
 
+def test_nothing_is_rented_by_an_old_listing() -> None:
+    """Whoever slept for an hour knows what was rented an hour ago, and looks again first."""
+    life = RentedLife()
+    life.after(minutes=2)
+    life.see()
+    assert (life.job.rentals, life.job.phase) == ((), Phase.QUEUED)
+    life.lists()
+    life.see()
+    assert [rental.asked_at for rental in life.job.rentals] == [life.now]
+
+
 def test_an_answer_that_was_lost() -> None:
     """The identical request is sent again, as long as a listing after it doesn't show its effect, and the window is
     open; the machine that shows up is the attempt's."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextvars
+import gc
+import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
+import anyio._backends._asyncio as anyio_asyncio
+import anyio._core._eventloop as anyio_eventloop
 import anyio.to_thread
 from planner.kit import T0, job, source
 
@@ -36,7 +40,7 @@ STORM_SECONDS = 240.0
 # The model of the agent is told of all that happens, so it needs no turn each second, but for its heartbeat.
 LONGEST_TURN = 14.0
 # Another controller's job is tried again less often than in truth: each try is the same.
-LEASE_RETRY = timedelta(seconds=5)
+LEASE_RETRY = timedelta(seconds=10)
 # After the storm every job comes to its end within this: the longest training from its first step, for each attempt
 # that its retries allow then (one), with the longest pause before it, and what finding out takes.
 LONGEST_TRAINING = 400.0
@@ -241,7 +245,7 @@ class Life:
 
     storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
     world = "local"
-    glance = timedelta(seconds=1)
+    glance = timedelta(seconds=2)
     jobs: tuple[str, ...] = JOBS
     grouped: tuple[str, ...] = GROUPED
 
@@ -456,12 +460,23 @@ class Simulation:
         self._ordered.__enter__()
         self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
         self._lease_retry, controller.LEASE_RETRY = controller.LEASE_RETRY, LEASE_RETRY
+        # Cycles of tasks and scopes are collected now and then; what runs here is asyncio, and nothing has to find out.
+        self._thresholds = gc.get_threshold()
+        gc.set_threshold(50_000, 20, 100)
+        self._backends = [module for name, module in sys.modules.items() if name.startswith("anyio")]
+        self._backends = [module for module in self._backends if hasattr(module, "get_async_backend")]
+        self._get_backend = anyio_eventloop.get_async_backend
+        for module in self._backends:
+            module.get_async_backend = lambda name=None: anyio_asyncio.backend_class  # type: ignore[attr-defined]
         self._linted = Linted()
         self._plan, controller.plan = controller.plan, self._linted
         self._run_sync, anyio.to_thread.run_sync = anyio.to_thread.run_sync, _inline  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_error: object) -> None:
+        for module in self._backends:
+            module.get_async_backend = self._get_backend  # type: ignore[attr-defined]
+        gc.set_threshold(*self._thresholds)
         anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]
         policy.LONGEST_WAIT = self._longest_wait
         controller.plan, controller.LEASE_RETRY = self._plan, self._lease_retry
