@@ -16,6 +16,7 @@ from runctl.providers.aws.instances import JOB_TAG, NOT_AFTER_TAG, OWNER_TAG
 
 from .host import EPOCH, Host, Run
 from .node import Node
+from .oracles import Violation
 
 if TYPE_CHECKING:
     from .rented import RentedLife
@@ -51,9 +52,13 @@ class Instance(Host):
         self.running_at: float | None = None
         self.going_at: float | None = None
         self.terminated_at: float | None = None
+        self.stopped_at: float | None = None
         self.reachable_at: float | None = None
         self.partitioned_until = -1.0
         self.timer_works = True
+        # Somebody else's copy of a machine of ours, tags and all: to be ended, but no cost of any request of ours.
+        self.is_copy = False
+        self.is_shown = False
 
     @property
     def uid(self) -> str:
@@ -65,7 +70,7 @@ class Instance(Host):
 
     @property
     def up(self) -> bool:
-        return self.running_at is not None and self.going_at is None
+        return self.running_at is not None and self.going_at is None and self.stopped_at is None
 
     @property
     def reachable(self) -> bool:
@@ -76,7 +81,8 @@ class Instance(Host):
         """Micro-dollars until now: compute from running to going, a minute at least; the rest from granted to gone."""
         now = self.life.loop.time()
         besides = (self.terminated_at or now) - self.granted_at
-        compute = 0.0 if self.running_at is None else max(60.0, (self.going_at or now) - self.running_at)
+        until = self.stopped_at or self.going_at or now
+        compute = 0.0 if self.running_at is None else max(60.0, until - self.running_at)
         share = BESIDES if self.running_at is not None else 0.0
         return self.hourly / 3600 * (compute * (1 - BESIDES) + besides * share)
 
@@ -99,12 +105,16 @@ class Instance(Host):
         if not life.meets("never boots"):
             self.reachable_at = now + dice.between("boots", 5.0, 60.0)
         if NOT_AFTER_TAG in self.tags:
-            off = datetime.fromisoformat(self.tags[NOT_AFTER_TAG]).timestamp() - EPOCH - TIMER_BEFORE
-            life.later(max(0.0, off - now), self._timer)
+            off = datetime.fromisoformat(self.tags[NOT_AFTER_TAG]).timestamp() - TIMER_BEFORE
+            self.later(max(0.0, off - self.now().wall), self._timer)
         if self.spot and self.cloud.strikes("reclaim"):
             life.later(dice.between("reclaimed when", 1.0, 600.0), self._reclaim)
         if self.cloud.strikes("machine fails"):
             life.later(dice.between("fails when", 1.0, 600.0), self._fail)
+        if self.cloud.strikes("copied"):
+            life.later(dice.between("copied when", 1.0, 600.0), lambda: self.cloud.copy(self))
+        if not self.spot and self.cloud.strikes("stopped by hand"):
+            life.later(dice.between("stopped when", 1.0, 600.0), self._stop)
         if self.cloud.strikes("partition"):
             life.later(dice.between("partitioned when", 1.0, 300.0), self._part)
         life.happened()
@@ -126,6 +136,18 @@ class Instance(Host):
         if self.up:
             self.cloud.count("machine fails")
             self.go("Server.InternalError")
+
+    def _stop(self) -> None:
+        """Somebody stops it in the console: it isn't billed for computing any more, its disks are, and nothing runs."""
+        if not self.up or self.life.weather.calm:
+            return
+        now = self.life.loop.time()
+        self.cloud.count("stopped by hand")
+        self.stopped_at = now
+        self.history += [(now, "stopping"), (now + 5.0, "stopped")]
+        for run in self.runs.values():
+            run.cut()
+        self.life.happened()
 
     def _part(self) -> None:
         if self.up and not self.life.weather.calm:
@@ -174,7 +196,7 @@ class Instance(Host):
             return None
         if self.terminated_at is not None and at > self.terminated_at + TERMINATED_LISTED:
             return None
-        state = [name for since, name in self.history if since <= at][-1]
+        state = [name for since, name in sorted(self.history, key=lambda entry: entry[0]) if since <= at][-1]
         shown: dict[str, Any] = {
             "InstanceId": self.name,
             "ClientToken": self.parameters["ClientToken"],
@@ -197,6 +219,12 @@ class SimulatedCloud:
     def __init__(self, life: RentedLife) -> None:
         self.life = life
         self.instances: dict[str, Instance] = {}
+        # Machines that are none of runctl's, though some carry a tag of its owner.
+        self.neighbours = {
+            "i-neighbour": {},
+            "i-bastion": {OWNER_TAG: "me"},
+            "i-colleague": {OWNER_TAG: "she", JOB_TAG: "u"},
+        }
         self.calls = 0
         self._tokens: dict[tuple[str, str], tuple[str, Instance]] = {}
         self._buckets = {name: float(size) for name, (size, _) in BUCKETS.items()}
@@ -226,8 +254,9 @@ class SimulatedCloud:
         now = self.life.loop.time()
         self._buckets[operation] = min(size, self._buckets[operation] + (now - self._refilled[operation]) * refill)
         self._refilled[operation] = now
-        if self._buckets[operation] < 1 or self.strikes("throttled"):
-            self.count("throttled")
+        if self._buckets[operation] < 1:
+            self.life.loop.fail(Violation(self.life, f"{operation} is called more often than EC2 allows"))
+        if self.life.meets("throttled"):
             raise ApiError("RequestLimitExceeded", "Request limit exceeded.", 503)
         self._buckets[operation] -= 1
 
@@ -247,17 +276,29 @@ class SimulatedCloud:
                 raise ApiError("InsufficientInstanceCapacity", f"no {offer[0]} in {zone} now", 500)
             if self.life.meets("no quota"):
                 raise ApiError("VcpuLimitExceeded", "you have requested more vCPU capacity than your limit", 400)
+            if self.life.meets("not allowed"):
+                raise ApiError("UnauthorizedOperation", "you are not authorized to perform this operation", 403)
             if self.strikes("server fails"):
                 raise ApiError("InternalError", "an internal error has occurred", 500)
-            name = f"i-{len(self.instances) + 1:017x}"
-            instance = Instance(self, name, parameters, self.life.price(*offer))
+            instance = self._grant(parameters, self.life.price(*offer))
             self._tokens[zone, token] = (print_, instance)
-            self.instances[name] = instance
             self.count("machines")
-            self.life.say("machine", name, "is granted to", instance.uid)
-            instance.begin()
-            self.life.happened()
         return {"Instances": [{"InstanceId": instance.name, "State": {"Name": "pending"}}]}
+
+    def _grant(self, parameters: Mapping[str, Any], hourly: int, is_copy: bool = False) -> Instance:
+        name = f"i-{len(self.instances) + 1:017x}"
+        instance = self.instances[name] = Instance(self, name, parameters, hourly)
+        instance.is_copy = is_copy
+        self.life.say("machine", name, "is granted to", instance.uid, *(["as a copy"] if is_copy else []))
+        instance.begin()
+        self.life.happened()
+        return instance
+
+    def copy(self, of: Instance) -> None:
+        """Somebody launches one more like it in the console, which copies its tags."""
+        if of.going_at is None and not of.is_copy and not self.life.weather.calm:
+            self.count("copied")
+            self._grant({**of.parameters, "ClientToken": f"console-{len(self.instances)}"}, of.hourly, is_copy=True)
 
     def _describe(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         (owner,) = parameters["Filters"][0]["Values"]
@@ -272,6 +313,8 @@ class SimulatedCloud:
                 listed = None
             if listed is not None:
                 shown.append(listed)
+                instance.is_shown |= self.life.weather.calm
+        shown += [_neighbour(name, tags) for name, tags in self.neighbours.items() if tags.get(OWNER_TAG) == owner]
         size = 1 if self.strikes("small pages") else int(parameters["MaxResults"])
         start = int(parameters.get("NextToken", "0"))
         answer: dict[str, Any] = {"Reservations": [{"Instances": [each]} for each in shown[start : start + size]]}
@@ -284,6 +327,8 @@ class SimulatedCloud:
             raise ApiError("OperationNotPermitted", "the instance may not be terminated", 400)
         found = []
         for name in parameters["InstanceIds"]:
+            if name in self.neighbours:
+                self.life.loop.fail(Violation(self.life, f"{name} is none of runctl's, and is ended"))
             instance = self.instances.get(name)
             if instance is None or self.life.loop.time() < instance.visible_at:
                 self.count("not found")
@@ -292,6 +337,13 @@ class SimulatedCloud:
         for instance in found:
             instance.go("Client.UserInitiatedShutdown")
         return {}
+
+
+def _neighbour(name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "InstanceId": name, "State": {"Name": "running"}, "LaunchTime": datetime.fromtimestamp(EPOCH, UTC),
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+    }  # fmt: skip
 
 
 class CloudPort:

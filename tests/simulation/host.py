@@ -24,7 +24,7 @@ from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason,
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local.files import orders_json
 
-from .node import Node
+from .node import MOST_SKEW, Node
 from .training import Save, Training
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # A launcher that hangs may have its effect as late as this; what comes then is up to the guardian.
 LATEST_LAUNCH = 150.0
+# A guardian ends an agent that shows no sign of life for so long.
+LONGEST_HELD = 60.0
 # As the real one, it sleeps whole milliseconds.
 LEAST_TURN = 0.001
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -51,7 +53,9 @@ class Run:
         self.current = AgentOrders(0, 0, AgentLimits(), None)
         self.orders = parse_orders(orders_json(launch.attempt.orders, epoch))
         self.agent = self.guardian = True
-        self.is_cut = False
+        self.is_held = False
+        # Steps whose saves were on their way to where they last when the power went.
+        self.lost_on_way: set[int] = set()
         self.seen = policy.Observed()
         self.started = host.now()
         self.began = self.life.loop.time()
@@ -69,8 +73,8 @@ class Run:
     def alive(self) -> bool:
         return self.agent or self.guardian or (self.training is not None and self.training.alive)
 
-    def later(self, seconds: float, what: Callable[[], None]) -> Any:
-        return self.life.later(seconds, what)
+    def later(self, seconds: float, what: Callable[[], None]) -> Timer:
+        return self.host.later(seconds, what)
 
     # Its life
 
@@ -102,7 +106,7 @@ class Run:
         if self._turning is not None:
             self._turning.cancel()
             self._turning = None
-        if not self.agent or self.exit is not None:
+        if not self.agent or self.is_held or self.exit is not None:
             return
         now = self.host.now()
         self.heartbeat = now.wall
@@ -166,7 +170,7 @@ class Run:
         self.later(self.life.dice.between("noticing", 0.0, 1.0), self._copy)
 
     def _copy(self) -> None:
-        if not self.agent or self.copying is not None or not self.waiting or self.exit is not None:
+        if not self.agent or self.is_held or self.copying is not None or not self.waiting or self.exit is not None:
             return
         save = max(self.waiting, key=lambda each: each.step)
         self.waiting.remove(save)
@@ -180,8 +184,19 @@ class Run:
         self.later(self.life.copy_seconds(), self._copied)
         self.turn()
 
+    def _cut_short(self) -> None:
+        """What was copied isn't what was saved: that is found out, and it is copied once more."""
+        if self.agent and self.copying is not None and self.exit is None:
+            self.later(self.life.copy_seconds(), self._copied)
+
     def _copied(self) -> None:
         if not self.agent or self.copying is None or self.exit is not None:
+            return
+        if self.is_held:
+            self.later(0.5, self._copied)
+            return
+        if self.life.meets("copy cut short"):
+            self.later(self.life.dice.between("copied again", 0.1, 5.0), self._cut_short)
             return
         save, self.copying = self.copying, None
         self.waiting = [each for each in self.waiting if each.step > save.step]
@@ -205,6 +220,9 @@ class Run:
     def ended(self) -> None:
         """The training is gone, by itself or not."""
         if not self.agent:
+            return
+        if self.is_held and not self.host.life.weather.calm:
+            self.later(0.5, self.ended)
             return
         self.seen.phase = "ending"
         self._copy()
@@ -259,6 +277,27 @@ class Run:
             self.later(0.2, self._lose)
         self.life.happened()
 
+    def hold_agent(self) -> None:
+        """It is stopped for a while, and enforces nothing: its guardian does, and ends it if that lasts."""
+        if not self.agent or self.exit is not None or self.is_held:
+            return
+        self.is_held = True
+        self.life.count("agent held")
+        self.later(self.life.dice.between("held for", 0.5, 120.0), self._resume)
+        grant = self.current.limits.money_until
+        money_left = LONGEST_HELD if grant is None else grant - self.host.now().wall - self.spec.checkpoint.grace
+        self.later(max(0.0, min(LONGEST_HELD, money_left)), self._end_held)
+
+    def _resume(self) -> None:
+        self.is_held = False
+        self.turn()
+        self._copy()
+
+    def _end_held(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            self.kill_agent()
+
     def kill_both(self) -> None:
         if self.exit is None and self.agent:
             self.guardian = False
@@ -282,7 +321,7 @@ class Run:
         if self.exit is not None or not self.alive:
             return
         self.agent = self.guardian = False
-        self.is_cut = True
+        self.lost_on_way = {each.step for each in (*self.waiting, self.copying) if each is not None}
         if self.training is not None:
             self.training.kill()
         self.life.say("attempt", *self.key, "is cut off")
@@ -318,7 +357,7 @@ class Run:
                 step=None, started_at=_instant(self.started.wall) or now, training_at=_instant(self.training_at),
                 drain=drain.reason if drain else None, active=self.host.now().active - self.started.active,
                 durable=len(self.durable), newest=newest, serial=self.orders.serial,
-                heartbeat=_instant(self.heartbeat) or now,
+                heartbeat=_instant(self.heartbeat) or now, held=self.is_held,
             )  # fmt: skip
         if self.guardian:
             return Starting(as_of=now)
@@ -330,19 +369,65 @@ class Run:
         )  # fmt: skip
 
 
+class Timer:
+    """A process's timer: it doesn't run while its machine sleeps."""
+
+    def __init__(self, host: Host, seconds: float, what: Callable[[], None]) -> None:
+        self._host, self._what = host, what
+        self._due = host.active() + seconds
+        self._handle = host.life.later(seconds, self._fire)
+
+    def _fire(self) -> None:
+        left = self._due - self._host.active()
+        if left > 1e-6:
+            self._handle = self._host.life.later(left + self._host.sleeps_for(), self._fire)
+        elif self._host.sleeps_for() > 0:
+            self._handle = self._host.life.later(self._host.sleeps_for(), self._fire)
+        else:
+            self._what()
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
 class Host:
-    """A machine with an agent's run directories. What is billed for it, if anything is, its landlord knows."""
+    """A machine with an agent's run directories. What is billed for it, if anything is, its landlord knows.
+
+    Its wall clock is off by a bounded offset, which a step now and then changes; its boot clock runs while it sleeps,
+    its active clock doesn't.
+    """
 
     def __init__(self, life: Life, name: str = "this machine") -> None:
         self.life = life
         self.name = name
+        self.offset = life.dice.between("host skew", -MOST_SKEW / 2, MOST_SKEW / 2)
+        # When it slept, as (from, to).
+        self.slept: list[tuple[float, float]] = []
         self.runs: dict[tuple[str, int], Run] = {}
         self.holder: Run | None = None
         self._specs: dict[object, Spec] = {}
 
     def now(self) -> Now:
         true = self.life.loop.time()
-        return Now(EPOCH + true, true, true)
+        return Now(EPOCH + true + self.offset, true, self.active())
+
+    def active(self) -> float:
+        """Seconds of its active clock."""
+        true = self.life.loop.time()
+        return true - sum(min(true, end) - start for start, end in self.slept if start < true)
+
+    def sleeps_for(self) -> float:
+        """Seconds until it wakes; 0 if it is awake."""
+        true = self.life.loop.time()
+        return max((end - true for start, end in self.slept if start <= true < end), default=0.0)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> Timer:
+        return Timer(self, seconds, what)
+
+    def step_clock(self) -> None:
+        """Its wall clock is set, inside the bound."""
+        self.life.count("clock step")
+        self.offset = self.life.dice.between("clock stepped to", -MOST_SKEW / 2, MOST_SKEW / 2)
 
     def spec(self, grace: float, every: int, to: str) -> Spec:
         key = (grace, every, to)
@@ -360,7 +445,7 @@ class Host:
         key = (record.uid, launch.attempt.number)
         if key in self.runs:
             return
-        if EPOCH + self.life.loop.time() > launch.attempt.launch_before.timestamp() + LATE_SECONDS:
+        if self.now().wall > launch.attempt.launch_before.timestamp() + LATE_SECONDS:
             self.life.count("launch too late")
             return
         newest = max((number for uid, number in self.runs if uid == record.uid), default=0)

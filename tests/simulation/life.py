@@ -70,6 +70,14 @@ FAULTS = {
     "throttled": 0.2,
     "no capacity": 0.6,
     "no quota": 0.2,
+    "not allowed": 0.1,
+    "copy cut short": 0.2,
+    "agent held": 0.4,
+    "clock step": 0.5,
+    "prices unknown": 0.2,
+    "offer withdrawn": 0.2,
+    "copied": 0.5,
+    "stopped by hand": 0.5,
     "server fails": 0.2,
     "request lost": 0.2,
     "request late": 0.3,
@@ -230,6 +238,8 @@ class Life:
         """What befalls those who watch a training that has just begun."""
         if self.weather.strikes("agent killed"):
             self.later(self.dice.between("agent killed when", 0.1, 60.0), run.kill_agent)
+        elif self.weather.strikes("agent held"):
+            self.later(self.dice.between("agent held when", 0.1, 60.0), run.hold_agent)
         elif self.weather.strikes("both killed"):
             self.later(self.dice.between("both killed when", 0.1, 60.0), run.kill_both)
 
@@ -267,6 +277,8 @@ class Life:
         self._start_node()
         self._plan_controllers()
         self._plan_user()
+        if self.weather.strikes("clock step"):
+            self.later(self.dice.between("clock steps when", 0.0, self.storm_seconds), self.host.step_clock)
         self.loop.run_until(self.storm_seconds)
         self.weather.calm = True
         self.say("calm")

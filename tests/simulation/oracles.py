@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from .rented import RentedLife
 
 
-# A checkpoint is on its way for as long as this: noticed, after the one before it, and copied.
-UPLOADING = 8.0
-
-
 class Violation(AssertionError):
     """A promise that was broken, with what replays it."""
 
@@ -93,6 +89,8 @@ def one_training_a_job(life: RentedLife) -> None:
 def rented_within_the_cap(life: RentedLife) -> None:
     bills: dict[str, float] = {}
     for instance in life.cloud.instances.values():
+        if instance.is_copy:
+            continue
         bills[instance.uid] = bills.get(instance.uid, 0.0) + instance.bill()
     within_the_groups_cap(life, bills)
     for uid, micros in bills.items():
@@ -106,6 +104,8 @@ def one_machine_a_request(life: RentedLife) -> None:
     """A request that was sent more than once is granted once."""
     granted: set[str] = set()
     for instance in life.cloud.instances.values():
+        if instance.is_copy:
+            continue
         token = instance.tags[TOKEN_TAG]
         if token in granted:
             raise Violation(life, f"two machines for one request of {instance.uid}: {instance.name} is the second one")
@@ -123,7 +123,9 @@ def released_is_gone(life: RentedLife) -> None:
 
 
 def nothing_rented_is_left(life: RentedLife) -> None:
-    left = [each.name for each in life.cloud.instances.values() if each.going_at is None]
+    # A copy that nobody's listing has shown since the storm is nothing that anybody could know of.
+    standing = [each for each in life.cloud.instances.values() if each.going_at is None]
+    left = [each.name for each in standing if each.is_shown or not each.is_copy]
     if left:
         raise Violation(life, f"{', '.join(left)} are billed, and nothing is left to do")
 
@@ -187,9 +189,8 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         assert resumes or run.training.first == 0
         steps = [save.step for (uid, number, _), save in life.durable.items() if (uid, number) == run.key]
         newest = max([*steps, *([] if newest is None else [newest])], default=newest)
-        # What was saved when its machine went with all that was on it may have been on its way to the storage.
-        by = run.over - UPLOADING if run.is_cut and run.over is not None else life.loop.time()
-        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.at <= by]
+        # What was on its way to the storage when its machine went with all that was on it is lost.
+        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.step not in run.lost_on_way]
         lost = attempt.end is not None and attempt.end.reason is EndReason.LOST
         if lost and whole and max(whole) > (newest if newest is not None else -1):
             raise Violation(life, f"attempt {run.key} had saved step {max(whole)} whole, and {newest} was kept")

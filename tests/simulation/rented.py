@@ -12,7 +12,7 @@ from runctl.planner.observed import Absent, Dead
 from runctl.planner.record import Attempt, Record
 from runctl.planner.rental import Market, Offer
 from runctl.providers.aws.cloud import Ec2
-from runctl.providers.interface import Sight
+from runctl.providers.interface import ProviderError, Sight
 
 from . import oracles
 from .cloud import CloudPort, Instance, SimulatedCloud
@@ -73,7 +73,9 @@ class RentedLife(Life):
     async def _offers(self, job: Job) -> tuple[Offer, ...]:
         """In the order of the manifest's types, each zone of one before the next type."""
         now = T0 + timedelta(seconds=self.loop.time())
-        return tuple(
+        if self.meets("prices unknown"):
+            raise ProviderError("the price list doesn't answer")
+        offers = tuple(
             Offer(
                 type=kind, zone=zone, market=market, hourly=self.most(kind, market is Market.SPOT), minimum=60,
                 source="simulated", quoted_at=now,
@@ -83,6 +85,7 @@ class RentedLife(Life):
             for zone in ZONES
             for market in Market
         )  # fmt: skip
+        return tuple(offer for offer in offers if not self.meets("offer withdrawn"))
 
     def most(self, kind: str, spot: bool) -> int:
         """Micro-dollars an hour at worst."""

@@ -41,7 +41,7 @@ class Training:
         self.alive = True
         self.code: int | None = None
         self.signal: int | None = None
-        self.began = run.life.loop.time()
+        self.began = run.host.active()
         self._last_save = first
         self._events: list[Any] = []
         self._saves = 0
@@ -57,7 +57,7 @@ class Training:
         """How far it is by now."""
         kind = self.kind
         end = kind.steps if kind.hangs_at is None else min(kind.steps, kind.hangs_at)
-        return min(end, self.first + int((self.run.life.loop.time() - self.began + 1e-9) / kind.pace))
+        return min(end, self.first + int((self.run.host.active() - self.began + 1e-9) / kind.pace))
 
     def _go_on(self) -> None:
         kind, step = self.kind, self.step
@@ -67,7 +67,7 @@ class Training:
         at = min(ahead)
         if kind.hangs_at is not None and at >= kind.hangs_at:
             return
-        wait = self.began + (at - self.first) * kind.pace - self.run.life.loop.time()
+        wait = self.began + (at - self.first) * kind.pace - self.run.host.active()
         due = self._save if at < kind.steps else self._finish
         self._later(max(0.0, wait), due)
         assert step <= kind.steps
