@@ -416,6 +416,10 @@ class Host:
         true = self.life.loop.time()
         return true - sum(min(true, end) - start for start, end in self.slept if start < true)
 
+    def awake(self, since: float, until: float) -> float:
+        """Seconds between two true instants that it didn't sleep through."""
+        return until - since - sum(max(0.0, min(until, end) - max(since, start)) for start, end in self.slept)
+
     def sleeps_for(self) -> float:
         """Seconds until it wakes; 0 if it is awake."""
         true = self.life.loop.time()

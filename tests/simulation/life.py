@@ -74,6 +74,7 @@ FAULTS = {
     "copy cut short": 0.2,
     "agent held": 0.4,
     "clock step": 0.5,
+    "machine sleeps": 0.3,
     "prices unknown": 0.2,
     "offer withdrawn": 0.2,
     "copied": 0.5,
@@ -277,6 +278,8 @@ class Life:
         self._start_node()
         self._plan_controllers()
         self._plan_user()
+        if self.world == "local" and self.weather.strikes("machine sleeps"):
+            self.later(self.dice.between("sleeps when", 1.0, 120.0), self._sleep)
         if self.weather.strikes("clock step"):
             self.later(self.dice.between("clock steps when", 0.0, self.storm_seconds), self.host.step_clock)
         self.loop.run_until(self.storm_seconds)
@@ -360,7 +363,21 @@ class Life:
             node.suspended = True
             self.later(self.dice.between("suspended for", 1.0, 150.0), lambda: self.loop.resume(node))
 
+    def _sleep(self) -> None:
+        """The lid is closed: nothing runs, its boot clock does."""
+        now, lasts = self.loop.time(), self.dice.between("sleeps for", 1.0, 400.0)
+        self.count("machine sleeps")
+        self.say("the machine sleeps")
+        self.host.slept.append((now, now + lasts))
+        for node in self.nodes:
+            if not node.dead and not node.suspended:
+                node.suspended = True
+                self.later(lasts, lambda node=node: self.loop.resume(node))  # type: ignore[misc]
+
     def _keep_one_alive(self, every: float) -> None:
+        if self.host.sleeps_for() > 0:
+            self.later(self.host.sleeps_for() + 0.1, lambda: self._keep_one_alive(every))
+            return
         at_work = any(not each.dead and not each.suspended and not each.task.done() for each in self.nodes)
         if not at_work and not self._rested():
             self._start_node()

@@ -131,10 +131,11 @@ def nothing_rented_is_left(life: RentedLife) -> None:
 
 
 def bill(life: Life, uid: str) -> dict[int, float]:
-    """Seconds that each attempt really had the machine: from its claim to when nothing of it was left."""
+    """Seconds that each attempt really had the machine, which costs nothing while it sleeps: from its claim to when
+    nothing of it was left."""
     now = life.loop.time()
     return {
-        run.key[1]: (now if run.over is None else run.over) - run.began
+        run.key[1]: life.host.awake(run.began, now if run.over is None else run.over)
         for run in life.runs
         if run.key[0] == uid and not (run.exit is not None and run.exit["started"] is None)
     }

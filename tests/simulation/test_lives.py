@@ -46,7 +46,8 @@ SOMETIMES = (
     "reclaimed without notice", "machine fails", "partition", "powered off", "power-off hangs", "timer fails",
     "end refused", "throttled", "request lost", "request late", "answer lost", "token known", "stale listing",
     "missing from a listing", "copied", "stopped by hand", "not allowed", "prices unknown", "offer withdrawn",
-    "agent held", "copy cut short", "clock step", "crash before RunInstances", "crash after DescribeInstances",
+    "agent held", "copy cut short", "clock step", "machine sleeps", "crash before RunInstances",
+    "crash after DescribeInstances",
 )  # fmt: skip
 
 
