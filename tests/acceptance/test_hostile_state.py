@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from killing import kill_at_once
 
 from .machine import PATIENCE, Done, Machine
 from .scripts import durable, job
@@ -191,8 +191,7 @@ def test_a_claim_that_is_lost_hides_nothing(machine: Machine, how: str) -> None:
     claim = machine.run_dirs()[-1] / "claim.json"
     claim.write_text('{"x"') if how == "damaged" else claim.unlink()
     durable = machine.status()["checkpoints"]["newest"]["step"]
-    for pid in machine.agent_pids().values():
-        os.kill(pid, signal.SIGKILL)
+    kill_at_once(*machine.agent_pids().values())
     machine.until(lambda: len(machine.told("start")) > 1, "the next attempt")
     assert machine.told("start")[-1]["step"] >= durable
     claim = machine.run_dirs()[-1] / "claim.json"
@@ -216,8 +215,7 @@ def test_what_lies_in_place_of_one_job_s_files_harms_no_other(machine: Machine, 
     path.unlink(missing_ok=True)
     path.mkdir() if kind == "directory" else os.mkfifo(path)
     if name != "exit.json":
-        for who in ("agent", "guardian"):
-            os.kill(pids[who], signal.SIGKILL)
+        kill_at_once(pids["agent"], pids["guardian"])
     other = machine.run("apply", job(machine, "save('epoch-1.safetensors')", "other", instance=share), "--wait")
     assert other.code == 0, other
     for command in (["status"], ["status", "odd"], ["cost", "odd"], ["checkpoints", "odd"], ["events", "odd"]):

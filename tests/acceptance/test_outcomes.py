@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 from typing import Any
 
 import psutil
 import pytest
+from killing import kill_at_once
 
 from .machine import PATIENCE, Machine
 
@@ -61,8 +61,7 @@ def test_E5_exit_codes_and_signals_as_the_parent_saw_them(machine: Machine) -> N
 
 def _kill(machine: Machine, *roles: str) -> None:
     pids = machine.agent_pids()
-    for role in roles:
-        os.kill(pids[role], signal.SIGKILL)
+    kill_at_once(*(pids[role] for role in roles))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import psutil
 import pytest
+from killing import kill_at_once
 
 from .machine import PATIENCE, Machine
 from .scripts import alive, durable, job
@@ -157,8 +158,7 @@ if "RUNCTL_RESUME_FROM" not in os.environ:
     os.kill(pids["agent"], signal.SIGSTOP)
     (machine.world / "go").touch()
     machine.until(lambda: machine.told("saved"), "the save")
-    for who in killed:
-        os.kill(pids[who], signal.SIGKILL)
+    kill_at_once(*(pids[who] for who in killed))
     assert attached.wait(PATIENCE) == 0
     assert [str(each["resumed"]).rpartition("/")[2] for each in machine.told("on")] == ["None", "step-5.safetensors"]
     lost, _ = machine.status()["attempts"]

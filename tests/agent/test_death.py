@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from killing import kill_at_once
 
 from runctl.agent import cgroup, processes
 
@@ -75,8 +76,7 @@ def test_killed(host: Host, victims: list[str]) -> None:
     run.printed("family")
     state = run.training()
     pids = family_pids(host, run)
-    for victim in victims:
-        os.kill(state[victim]["pid"], signal.SIGKILL)
+    kill_at_once(*(state[victim]["pid"] for victim in victims))
     if len(victims) == 1:
         ended = run.exit()
         assert (ended["reason"], ended["exit_code"], ended["signal"]) == ("lost", None, None)
@@ -120,8 +120,7 @@ def test_who_hides_in_every_other_way_is_in_the_control_group(host: Host, victim
     state = run.training()
     run_id = run.spec["run_id"]
     assert run_id in Path(f"/proc/{pid}/cgroup").read_text()
-    for victim in victims:
-        os.kill(state[victim]["pid"], signal.SIGKILL)
+    kill_at_once(*(state[victim]["pid"] for victim in victims))
     if len(victims) == 1:
         run.exit()
     else:

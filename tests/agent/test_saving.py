@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from killing import kill_at_once
 
 from .real_host import Host, Run, until
 
@@ -452,8 +453,7 @@ def test_what_was_saved_last_is_salvaged(host: Host, dies: str) -> None:
     os.kill(state["agent"]["pid"], signal.SIGSTOP)
     (run.path / "work" / "go").touch()
     until((run.path / "work" / "saved").exists)
-    for victim in ("guardian", "agent") if dies == "both" else (dies,):
-        os.kill(state[victim]["pid"], signal.SIGKILL)
+    kill_at_once(*(state[victim]["pid"] for victim in (("guardian", "agent") if dies == "both" else (dies,))))
     with contextlib.suppress(ProcessLookupError):  # the one that was killed may be gone by now
         os.kill(state["agent"]["pid"], signal.SIGCONT)
     if dies == "both":
@@ -557,8 +557,7 @@ def test_salvage_without_the_agent_s_own_files(host: Host, lost: str) -> None:
     os.kill(state["agent"]["pid"], signal.SIGSTOP)
     (run.path / "work" / "go").touch()
     until((run.path / "work" / "saved").exists)
-    for victim in ("guardian", "agent"):
-        os.kill(state[victim]["pid"], signal.SIGKILL)
+    kill_at_once(state["guardian"]["pid"], state["agent"]["pid"])
     until(lambda: len(run.processes()) == 0)
     (run.path / lost).unlink()
     assert host.launch(run, arguments=("--salvage",)) == 0
