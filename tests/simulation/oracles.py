@@ -162,9 +162,12 @@ def _truth_of_the_end(life: Life, record: Record) -> None:
         return  # the last attempt's end isn't what the outcome is of
     run = life.run_of(record.uid, attempt.number)
     told = (outcome.exit_code, outcome.signal)
+    as_unknown = told == (None, None) and outcome.type is not OutcomeType.SUCCEEDED
     if run is None or run.exit is None:
-        if told != (None, None) or outcome.type is OutcomeType.SUCCEEDED:
+        if not as_unknown:
             raise Violation(life, f"{record.uid} is said to have ended with {told}, and nobody knows that")
+        return
+    if as_unknown and not life.has_word_of(run):
         return
     if told != (run.exit["code"], run.exit["signal"]):
         raise Violation(life, f"{record.uid} is said to have ended with {told}, in truth with {run.exit}")

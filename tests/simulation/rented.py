@@ -104,6 +104,9 @@ class RentedLife(Life):
         assert isinstance(run.host, Instance)
         run.host.timer_works = False
 
+    def has_word_of(self, run: Run) -> bool:
+        return run.key in self.words
+
     def check(self) -> None:
         oracles.one_training_a_job(self)
         oracles.rented_within_the_cap(self)
