@@ -54,9 +54,11 @@ class AskToStop(_Action, frozen=True, kw_only=True):
 
 
 class Forget(_Action, frozen=True, kw_only=True):
-    """Remove the job's run directories; with `checkpoints` its durable checkpoints, too."""
+    """Remove the job's run directories; with `checkpoints` its durable checkpoints, too. In all it has cost `spent`
+    micro-dollars."""
 
     checkpoints: bool
+    spent: int = 0
 
 
 Action = Launch | Rent | EndMachine | SendOrders | AskToStop | Forget

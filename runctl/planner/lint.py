@@ -178,7 +178,9 @@ def _money(case: _Case) -> Iterator[Finding]:
         yield f"the reservation of attempt {live.number} fell while it is live"
     if was is None or was.orders.serial != live.orders.serial:
         rental = case.after.rental_of(live)
-        held, since = (live.reserved, live.intended_at) if rental is None else (rental.reserved, rental.intended_at)
+        held, since = live.reserved, live.intended_at
+        if rental is not None:
+            held, since = rental.reserved, rental.launched_at or rental.intended_at
         left = job.cost.cap.micros - closed if job.cost.cap else None
         yield from _grant(live, since, held, rate.hourly, left, job.group.cap)
 
@@ -221,8 +223,9 @@ def _ledger(case: _Case) -> Iterator[Finding]:
             yield f"attempt {line.attempt} is over and still billed"
         if line.ended_at is not None and line.ended_at < line.started_at:
             yield f"the interval of attempt {line.attempt} ends before it begins"
+    vouched_for = {each.number for each in case.after.attempts if each.orders.end == "assume_dead"}
     for earlier, later in pairwise(new):
-        vouched = case.after.attempts[earlier.attempt - 1].orders.end == "assume_dead"
+        vouched = earlier.attempt in vouched_for
         two = earlier.machine in rented or later.machine in rented
         if earlier.ended_at is not None and later.started_at < earlier.ended_at and not vouched and not two:
             yield f"the intervals of attempts {earlier.attempt} and {later.attempt} overlap"

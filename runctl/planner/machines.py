@@ -10,10 +10,23 @@ from runctl.planner.money import closed
 from runctl.planner.observed import InstanceSeen, Listing, RentAnswer
 from runctl.planner.passing import Pass
 from runctl.planner.record import Interval
-from runctl.planner.rental import Demise, Ending, MachineState, Refusal, Release, Rental, Shunned
+from runctl.planner.rental import (
+    Demise,
+    Ending,
+    MachineState,
+    Market,
+    Offer,
+    Refusal,
+    Release,
+    Rental,
+    Shunned,
+)
 
 # A request that was sent in time may show its effect in a listing this much later: they lag by seconds to minutes.
 LATE_RENTAL = timedelta(minutes=10)
+
+# What a listing shows may be this old.
+LISTING_LAG = timedelta(seconds=60)
 
 # Listings that must agree before what is missing from them counts as gone.
 ABSENCES = 3
@@ -33,8 +46,6 @@ _ORDER = tuple(MachineState)
 
 def take_in_machines(step: Pass) -> Pass:
     """Fold the answer to the last request and the newest listing into the rentals, and bill what runs."""
-    if not step.record.rentals:
-        return step
     answer, listing = step.observed.rent_answer, step.observed.listing
     if answer is not None:
         step = _answered(step, answer)
@@ -126,14 +137,27 @@ def _rental_of(step: Pass, seen: InstanceSeen) -> Rental | None:
 
 
 def _stray(step: Pass, seen: InstanceSeen) -> Rental:
-    """What nobody expects is billed at the price of what was asked for by its token, or last."""
+    """What nobody expects is billed at the price of what was asked for by its token, or last; where nothing ever was
+    (books older than the machine, say), at the highest price that is known."""
     rentals = step.record.rentals
-    like = next((each for each in rentals if each.token == seen.token), rentals[-1])
+    like = next((each for each in rentals if each.token == seen.token), rentals[-1] if rentals else None)
+    if like is None:
+        dearest = max(step.observed.offers or (), key=lambda offer: offer.hourly, default=None)
+        attempt, choice, token, not_after = max(1, seen.attempt), 0, seen.token, None
+        offer, launch_before = dearest or _unknown_offer(step.now), step.now
+    else:
+        attempt, choice, token, not_after = like.attempt, like.choice, like.token, like.not_after
+        offer, launch_before = like.offer, like.launch_before
     return Rental(
-        attempt=like.attempt, choice=like.choice, offer=like.offer, token=like.token, intended_at=step.now,
-        launch_before=like.launch_before, not_after=like.not_after, reserved=0, asked_at=step.now, ends=Ending.STRAY,
-        ends_since=step.now,
+        attempt=attempt, choice=choice, offer=offer, token=token, intended_at=step.now, launch_before=launch_before,
+        not_after=not_after, reserved=0, asked_at=step.now, ends=Ending.STRAY, ends_since=step.now,
     )  # fmt: skip
+
+
+def _unknown_offer(now: datetime) -> Offer:
+    return Offer(
+        type="unknown", zone="unknown", market=Market.ON_DEMAND, hourly=0, minimum=0, source="not known", quoted_at=now
+    )
 
 
 def _until(rental: Rental, as_of: datetime, told: datetime | None) -> datetime:
@@ -147,9 +171,11 @@ def _bill(step: Pass, rental: Rental) -> Pass:
     assert rental.launched_at is not None
     if any(line.machine == rental.instance for line in step.record.ledger):
         return step
-    offer = rental.offer
+    offer, started_at = rental.offer, rental.launched_at
+    if rental.pending_at is not None:
+        started_at = max(started_at, rental.pending_at - LISTING_LAG)
     line = Interval(
-        attempt=rental.attempt, machine=rental.instance, started_at=rental.launched_at, ended_at=None,
+        attempt=rental.attempt, machine=rental.instance, started_at=started_at, ended_at=None,
         hourly=offer.hourly, source=offer.source, quoted_at=offer.quoted_at, minimum=offer.minimum,
     )  # fmt: skip
     return step.to(ledger=(*step.record.ledger, line))

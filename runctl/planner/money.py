@@ -161,7 +161,7 @@ def room(record: Record, group: GroupSeen, now: datetime) -> Room:
     time = affordable(record, group.committed, now)
     if time is None or time > least:
         return Room.ENOUGH
-    alone = affordable(record, 0, now)
+    alone = affordable(record, group.spent, now)
     return Room.LATER if group.live and (alone is None or alone > least) else Room.NONE
 
 

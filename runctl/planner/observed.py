@@ -114,12 +114,14 @@ class MachineSeen(_Value, frozen=True, kw_only=True):
 
 
 class GroupSeen(_Value, frozen=True, kw_only=True):
-    """The other members of the job's group: micro-dollars spent and reserved by them, how many of them have a live
-    attempt, and the names of those that come before this one in the queue for the machine. `version` is the group's in
-    the store, read before any of its members: whoever reserves something writes against it."""
+    """The other members of the job's group: micro-dollars that they have spent or reserved (`committed`) and that they
+    have spent alone (`spent`: what can't come back), how many of them have a live attempt, and the names of those that
+    come before this one in the queue for the machine. `version` is the group's in the store, read before any of its
+    members: whoever reserves something writes against it."""
 
     version: int = 0
     committed: int = 0
+    spent: int = 0
     live: tuple[str, ...] = ()
     ahead: tuple[str, ...] = ()
 

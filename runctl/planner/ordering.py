@@ -80,7 +80,7 @@ def _rented_money(attempt: Attempt, rental: Rental, time: timedelta | None) -> M
         ends.append(rental.not_after)
     if not ends:
         return None
-    since = attempt.started_at or rental.intended_at
+    since = attempt.started_at or rental.launched_at or rental.intended_at
     until = max(since, min(ends) - OFF_MARGIN)
     return MoneyGrant(until=until, seconds=(until - since).total_seconds())
 

@@ -8,6 +8,7 @@ from runctl.planner.actions import Forget, Plan
 from runctl.planner.intents import absorb
 from runctl.planner.launching import launch
 from runctl.planner.machines import take_in_machines
+from runctl.planner.money import spent
 from runctl.planner.observed import Observed
 from runctl.planner.ordering import give_orders
 from runctl.planner.passing import Pass
@@ -30,7 +31,8 @@ def plan(record: Record, observed: Observed, now: datetime) -> Plan:
         step = phase(step)
     gone = step.record.desired is Desired.DELETED and step.record.live is None and not step.record.unreleased
     if gone:
-        step = step.do(Forget(checkpoints="delete-checkpoints" in step.record.reminders))
+        checkpoints = "delete-checkpoints" in step.record.reminders
+        step = step.do(Forget(checkpoints=checkpoints, spent=spent(step.record, now)))
     return Plan(
         record=None if gone else step.record,
         actions=step.actions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -63,8 +63,19 @@ def _end(step: Pass, rental: Rental, why: Ending) -> Pass:
     due = rental.asked_at + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(8, rental.ends_asked - 1))
     if rental.ends_asked and step.now < due:
         return step.wake(due)
-    wanted = msgspec.structs.replace(wanted, asked_at=step.now, ends_asked=rental.ends_asked + 1)
+    wanted = msgspec.structs.replace(
+        wanted, asked_at=step.now, ends_asked=rental.ends_asked + 1, pending_at=_pending_at(step, rental)
+    )
     return replaced(step, rental, wanted).do(EndMachine(instance=rental.instance)).wake(step.now + FIRST_PAUSE)
+
+
+def _pending_at(step: Pass, rental: Rental) -> datetime | None:
+    """When it was last seen not to be billed yet: the bill of one that never ran mustn't begin with its request."""
+    listing = step.observed.listing
+    if listing is None or rental.state is not MachineState.PENDING:
+        return rental.pending_at
+    listed = any(each.id == rental.instance for each in listing.instances)
+    return listing.as_of if listed else rental.pending_at
 
 
 def _end_what_lives_on(step: Pass) -> Pass:

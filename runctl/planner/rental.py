@@ -114,7 +114,8 @@ class Rental(_Value, frozen=True, kw_only=True):
     Past `launch_before` one may look for its effect, but not send it. `not_after`: by then the machine is gone,
     whoever is alive to see to it (None: nothing bounds its cost). A listing tells something about it if it started
     after `asked_at`. `state` is None until a listing has had it. `absences` are those that hadn't, when that counts.
-    `ends` is why it is to go, `ends_since` since when. `refusal` with its `detail`: why there was none.
+    `ends` is why it is to go, `ends_since` since when. `pending_at`: when it was last listed as pending before its end
+    was asked for. `refusal` with its `detail`: why there was none.
     """
 
     attempt: int
@@ -133,6 +134,7 @@ class Rental(_Value, frozen=True, kw_only=True):
     ends: Ending | None = None
     ends_since: datetime | None = None
     ends_asked: int = 0
+    pending_at: datetime | None = None
     refusal: Refusal | None = None
     detail: str = ""
     absences: int = 0

@@ -53,7 +53,7 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
         most = record.job.cost.max_hourly
         return NoOffer("nothing is on offer" + (f" at {most} an hour or less (cost.max_hourly)" if most else ""))
     lasting = [offer for offer in accepted if _lasts(record, offer, observed.group, now)]
-    if not lasting and observed.group.live and any(_lasts(record, offer, GroupSeen(), now) for offer in accepted):
+    if not lasting and observed.group.live and any(_lasts(record, offer, _unheld(observed), now) for offer in accepted):
         return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN_RENTED, others=True)
     if not lasting:
         least = min(accepted, key=lambda offer: offer.hourly)
@@ -68,6 +68,11 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
     last = refused[-1]
     what = "quota" if last.why is Refusal.QUOTA else "capacity"
     return NoOffer(f"no {what}: {last.message}", until=min(each.at for each in refused) + SHUNNED)
+
+
+def _unheld(observed: Observed) -> GroupSeen:
+    """The group as it will be if others give back all that they hold."""
+    return msgspec.structs.replace(observed.group, committed=observed.group.spent)
 
 
 def request(record: Record, attempt: int, choice: int, offer: Offer, group: GroupSeen, now: datetime) -> Rental:

@@ -12,7 +12,7 @@ import msgspec
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
-from runctl.planner.money import committed, reserves_more
+from runctl.planner.money import committed, reserves_more, spent
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Desired, Phase, Record
@@ -97,6 +97,8 @@ class Controller:
         self._held: dict[str, Held] = {}
         self._yielded: dict[str, int] = {}
         self._busy_elsewhere: set[str] = set()
+        # Jobs that may rest, and of which the sweep has found a machine that isn't in their books.
+        self._astray: set[str] = set()
         self._token: int | None = None
 
     @property
@@ -200,6 +202,7 @@ class Controller:
             if any(record.job.instance.platform is platform for record in held.values()):
                 for uid in sorted(await self._renting.sweep(platform, held)):
                     if self._only is None or uid in self._only:
+                        self._astray |= {uid} - held.keys()
                         self._queue.add(uid)
             await anyio.sleep(SWEEP.total_seconds())
 
@@ -235,7 +238,8 @@ class Controller:
         for action in made.actions:
             await self._execute(held, action)
         if made.record is None:
-            await self._commit.apply(Remove(uid, held.versioned.version, held.epoch))
+            cost = sum(action.spent for action in made.actions if isinstance(action, Forget))
+            await self._commit.apply(Remove(uid, held.versioned.version, held.epoch, record.group, cost))
             self._drop(uid)
             return
         if made.wake_at is not None:
@@ -251,7 +255,10 @@ class Controller:
             await self._let_go(uid, held)
 
     async def _take(self, uid: str) -> Held | None:
-        """Take the job's lease; None, and a later try, if another live controller has it."""
+        """Take the job's lease; None if nothing is to be done, or another live controller has it (with a later try)."""
+        if uid not in self._astray and rests(self._store.get(uid).record) and not self._store.requests(uid):
+            self._drop(uid)
+            return None
         holder = self._store.lease(uid)
         if holder is not None and holder != self._me:
             self._leave(uid)  # asked for again and again: a read costs no transaction
@@ -263,6 +270,7 @@ class Controller:
             return None
         self._busy_elsewhere.discard(uid)
         self._yielded.pop(uid, None)
+        self._astray.discard(uid)
         held = Held(epoch, self._store.get(uid))
         self._held[uid] = held
         return held
@@ -287,6 +295,7 @@ class Controller:
         self._held.pop(uid, None)
         self._busy_elsewhere.discard(uid)
         self._yielded.pop(uid, None)
+        self._astray.discard(uid)
         self._queue.forget(uid)
 
     async def _observe(self, held: Held, now: datetime) -> Observed:
@@ -314,15 +323,16 @@ class Controller:
     def _group(self, record: Record, now: datetime) -> GroupSeen:
         if record.group is None:
             return GroupSeen()
-        version = self._store.group_version(record.group)
+        head = self._store.group(record.group)
         others = [v.record for v in self._store.jobs() if v.record.group == record.group and v.record.uid != record.uid]
         # One that nobody has planned yet has no conditions; it may turn out to be next in the queue.
         waiting = [
             r for r in others if r.live is None and not rests(r) and (r.phase is Phase.QUEUED or not r.conditions)
         ]
         return GroupSeen(
-            version=version,
-            committed=sum(committed(other, now) for other in others),
+            version=head.version,
+            committed=head.spent + sum(committed(other, now) for other in others),
+            spent=head.spent + sum(spent(other, now) for other in others),
             live=tuple(other.name for other in others if other.live is not None),
             ahead=tuple(other.name for other in waiting if other.order < record.order),
         )

@@ -75,6 +75,14 @@ class Versioned(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class GroupHead(msgspec.Struct, frozen=True):
+    """`version`: how many writes against the group there have been; `spent`: what removed members have cost, in
+    micro-dollars."""
+
+    version: int = 0
+    spent: int = 0
+
+
 class Create(msgspec.Struct, frozen=True):
     """A new job under a name that no current job has; the finished run `supersedes` (a uid) gives the name up."""
 
@@ -99,11 +107,16 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class Remove(msgspec.Struct, frozen=True):
-    """Forget the job with its events and requests."""
+    """Forget the job with its events and requests.
+
+    What it has `spent`, in micro-dollars, still counts against the cap of its `group`, for as long as that has members.
+    """
 
     uid: str
     version: int
     epoch: int
+    group: str | None = None
+    spent: int = 0
 
 
 class Acquire(msgspec.Struct, frozen=True):
@@ -151,8 +164,8 @@ class Store(Protocol):
     def runs(self, name: str) -> list[Versioned]:
         """Every run under `name`, by creation: those that were superseded, then the current one."""
 
-    def group_version(self, group: str) -> int:
-        """How many writes against `group` there have been. Read it before the members."""
+    def group(self, name: str) -> GroupHead:
+        """What is known of a group beside its members. Read it before them."""
 
     def requests(self, uid: str) -> tuple[Asked, ...]:
         """Those not answered yet, by serial."""

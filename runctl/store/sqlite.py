@@ -22,6 +22,7 @@ from runctl.store.interface import (
     Conflict,
     ControllerId,
     Create,
+    GroupHead,
     LeaseHeld,
     NameTaken,
     NotFound,
@@ -37,7 +38,7 @@ from runctl.store.interface import (
     Write,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # How long a writer waits for another's transaction. Each is a few milliseconds; this is for a machine that swaps.
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -59,9 +60,14 @@ CREATE TABLE leases (uid TEXT PRIMARY KEY, epoch INTEGER NOT NULL, holder BLOB N
 CREATE TABLE requests (
     uid TEXT NOT NULL, serial INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, serial)
 ) STRICT;
-CREATE TABLE groups (name TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT;
+CREATE TABLE groups (
+    name TEXT PRIMARY KEY, version INTEGER NOT NULL, spent INTEGER NOT NULL DEFAULT 0
+) STRICT;
 CREATE TABLE events (uid TEXT NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (uid, seq)) STRICT;
 """
+
+# What brings a file of the version before to each version.
+_MIGRATIONS = {2: "ALTER TABLE groups ADD COLUMN spent INTEGER NOT NULL DEFAULT 0"}
 
 _encode = msgspec.json.Encoder().encode
 _decode_record = msgspec.json.Decoder(Record).decode
@@ -72,6 +78,7 @@ _decode_holder = msgspec.json.Decoder(ControllerId).decode
 
 class _RecordHead(msgspec.Struct):
     version: int
+    group: str | None = None
 
 
 _decode_head = msgspec.json.Decoder(_RecordHead).decode
@@ -139,6 +146,9 @@ class SqliteStore:
             if version == 0:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     db.execute(statement)
+            for step in range(version + 1, SCHEMA_VERSION + 1) if version else ():
+                db.execute(_MIGRATIONS[step])
+            if version < SCHEMA_VERSION:
                 db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._refuse_newer(version)
             db.execute("COMMIT")
@@ -218,6 +228,8 @@ class SqliteStore:
                 self._check(write.uid, write.version, write.epoch)
                 for table in ("jobs", "leases", "requests", "events"):
                     self._db.execute(f"DELETE FROM {table} WHERE uid = ?", (write.uid,))
+                if write.group is not None:
+                    self._leave_group(write.group, write.spent)
                 return 0
             case Acquire():
                 return self._acquire(write)
@@ -293,6 +305,15 @@ class SqliteStore:
         if changed.rowcount != 1:
             raise Conflict(f"another member of group {group} was written since version {version}")
 
+    def _leave_group(self, group: str, spent: int) -> None:
+        """A member is removed: its cost stays with the group, which ends with its last member."""
+        members = (_decode_head(record).group for (record,) in self._db.execute("SELECT record FROM jobs"))
+        left = group in members
+        self._db.execute("INSERT INTO groups (name, version) VALUES (?, 0) ON CONFLICT DO NOTHING", (group,))
+        self._db.execute(
+            "UPDATE groups SET version = version + 1, spent = iif(?, spent + ?, 0) WHERE name = ?", (left, spent, group)
+        )
+
     def _read(self, sql: str, args: tuple[Any, ...] = ()) -> list[Any]:
         with self._lock, self._translated():
             return self._reader.execute(sql, args).fetchall()
@@ -339,9 +360,9 @@ class SqliteStore:
         sql = "SELECT record, version, epoch FROM jobs WHERE name = ? ORDER BY current, created, uid"
         return [self._versioned(row) for row in self._read(sql, (name,))]
 
-    def group_version(self, group: str) -> int:
-        rows = self._read("SELECT version FROM groups WHERE name = ?", (group,))
-        return int(rows[0][0]) if rows else 0
+    def group(self, name: str) -> GroupHead:
+        rows = self._read("SELECT version, spent FROM groups WHERE name = ?", (name,))
+        return GroupHead(*rows[0]) if rows else GroupHead()
 
     def requests(self, uid: str) -> tuple[Asked, ...]:
         rows = self._read("SELECT serial, body FROM requests WHERE uid = ? ORDER BY serial", (uid,))

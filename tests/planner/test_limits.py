@@ -227,6 +227,15 @@ def test_group_cap(golden: Golden) -> None:
     assert life.job.outcome.type is OutcomeType.CAP_REACHED
 
 
+def test_group_cap_that_others_have_spent() -> None:
+    """Nobody waits for money that is gone, whoever else is still alive."""
+    life = Life(job(GROUPED), group="g")
+    life.group = GroupSeen(committed=1_999_500, spent=1_999_000, live=("b",))
+    life.see()
+    assert life.job.outcome is not None
+    assert life.job.outcome.type is OutcomeType.CAP_REACHED
+
+
 def test_group_cap_frees_up_for_an_ended_member() -> None:
     """A member that the group's cap ended goes on with what the others didn't need."""
     life = Life(job(GROUPED), group="g")

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from runctl.planner.actions import EndMachine, Launch, Rent
-from runctl.planner.machines import ABSENCES, LATE_RENTAL, SHUNNED, VANISHING
-from runctl.planner.observed import Absent
+from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, SHUNNED, VANISHING
+from runctl.planner.money import cost_of, spent
+from runctl.planner.observed import Absent, InstanceSeen
 from runctl.planner.record import EndReason, OutcomeType, Phase, StopReason
-from runctl.planner.rental import Demise, Ending, Refusal, Release
+from runctl.planner.rental import Demise, Ending, MachineState, Refusal, Release
 from runctl.planner.renting import OFF_MARGIN
 from runctl.planner.verdict import MOST_ROUNDS
 
@@ -480,6 +481,54 @@ def test_two_under_one_token() -> None:
     assert life.rental.stray
 
 
+def test_a_machine_that_older_books_do_not_know() -> None:
+    """Where nothing was ever asked for (the books are those of yesterday, say), what is there is ended, and billed at
+    the highest price that is known."""
+    for offers, hourly in (((offer(hourly=5), offer(hourly=7)), 7), (None, 0)):
+        life = RentedLife()
+        life.offers = offers
+        shown = InstanceSeen(id="i-9", token="of yesterday", attempt=3, state=MachineState.RUNNING, launched_at=T0)
+        life.lists(shown)
+        life.see()
+        assert ended(life) == ["i-9"]
+        assert [(line.machine, line.attempt, line.hourly) for line in life.job.ledger] == [("i-9", 3, hourly)]
+        life.cancel()
+        life.after(minutes=1)
+        life.lists(msgspec.structs.replace(shown, state=MachineState.TERMINATED))
+        life.see()
+        assert [each.released for each in life.job.rentals if each.instance == "i-9"] == [Release.TERMINATED]
+
+
+def test_a_lowered_cap_and_a_machine_that_comes_late() -> None:
+    """The grant counts from when the machine was there, however long before that it was asked for."""
+    life = RentedLife("cost: {cap: 2 USD}")
+    life.see()
+    life.apply(job(RENTED + "cost: {cap: 1 USD}"))
+    life.see(life.unreachable())
+    life.after(minutes=5)
+    life.lists(life.instance("pending", "i-1"))
+    life.see(life.unreachable())
+    assert life.job.live is not None
+    grant = life.job.live.orders.limits.money
+    assert grant is not None
+    assert grant.seconds * 3_600_000 / 3600 <= 1_000_000
+    assert grant.until == life.now + timedelta(seconds=grant.seconds)
+
+
+def test_a_machine_that_never_ran_costs_what_it_may_have_run() -> None:
+    """One that pended until its end was asked for can have run only after that."""
+    life = RentedLife()
+    life.see()
+    life.accepted("i-1")
+    for _ in range(20):
+        life.after(minutes=1)
+        life.lists(life.instance("pending", "i-1"))
+        life.see(life.unreachable())
+    life.goes(demise=Demise.ASKED)
+    life.see(life.unreachable())
+    assert spent(life.job, life.now) <= 2 * cost_of(life.rental.offer.hourly, LISTING_LAG)
+
+
 def test_an_answer_to_nothing() -> None:
     """One that comes after the machine was seen, or whose request is over, changes nothing."""
     life = RentedLife()
@@ -502,6 +551,20 @@ def test_others_hold_the_group_cap() -> None:
     life.group = msgspec.structs.replace(life.group, committed=1_500_000)
     life.see()
     assert life.rental.reserved == 500_000
+
+
+def test_what_others_have_spent_does_not_come_back() -> None:
+    """Members that all wait for one another's money, of which nothing is held, would wait for ever."""
+    life = RentedLife("cost: {cap: none}\ngroup: {cap: 2 USD}", group="g")
+    life.see()
+    life.group = msgspec.structs.replace(life.group, committed=1_900_000, spent=1_900_000, live=("b",))
+    life.refused()
+    assert life.job.live is None
+    life.after(minutes=5)
+    life.lists()
+    life.see()
+    assert life.job.outcome is not None
+    assert life.job.outcome.type is OutcomeType.CAP_REACHED
 
 
 def test_others_hold_all_of_the_group_cap() -> None:

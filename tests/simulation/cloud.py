@@ -167,7 +167,7 @@ class Instance(Host):
         """The agent powers its machine off when nothing is left to do, and has written its last word where it lasts."""
         if run.exit is not None and not self.cloud.strikes("last word lost"):
             self.life.words[run.key] = run
-        if not self.life.meets("power-off hangs"):
+        if not (self.timer_works and self.life.meets("power-off hangs")):
             self.life.later(self.life.dice.between("powering off", 0.5, 5.0), self.power_off)
 
     def go(self, reason: str) -> None:

@@ -318,10 +318,12 @@ class Run:
 
     def cut(self) -> None:
         """The power is off: nothing runs any more, and nothing is written down."""
-        if self.exit is not None or not self.alive:
+        if self.exit is not None:
+            return
+        self.lost_on_way |= {each.step for each in (*self.waiting, self.copying) if each is not None}
+        if not self.alive:
             return
         self.agent = self.guardian = False
-        self.lost_on_way = {each.step for each in (*self.waiting, self.copying) if each is not None}
         if self.training is not None:
             self.training.kill()
         self.life.say("attempt", *self.key, "is cut off")
@@ -447,7 +449,7 @@ class Host:
     def launch(self, record: Record, launch: Launch, epoch: int) -> None:
         """Starting twice is the same as once: the claim is made by whoever comes first."""
         key = (record.uid, launch.attempt.number)
-        if key in self.runs:
+        if key in self.runs or not self.up:
             return
         if self.now().wall > launch.attempt.launch_before.timestamp() + LATE_SECONDS:
             self.life.count("launch too late")
@@ -460,6 +462,11 @@ class Host:
         self.life.runs.append(run)
         self.life.say("attempt", *key, "is claimed")
         run.begin()
+
+    @property
+    def up(self) -> bool:
+        """Whether processes run on it."""
+        return True
 
     def emptied(self, run: Run) -> None:
         """An attempt has come to its end here, by itself."""

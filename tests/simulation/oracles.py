@@ -195,7 +195,9 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         newest = max([*steps, *([] if newest is None else [newest])], default=newest)
         # What was on its way to the storage when its machine went with all that was on it is lost.
         whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.step not in run.lost_on_way]
-        lost = attempt.end is not None and attempt.end.reason is EndReason.LOST
+        # An agent that ended its attempt had a grace for the last copy; what it wrote at its end may be unknown.
+        own = run.exit is not None and run.exit["reason"] != "lost"
+        lost = attempt.end is not None and attempt.end.reason is EndReason.LOST and not own
         if lost and whole and max(whole) > (newest if newest is not None else -1):
             raise Violation(life, f"attempt {run.key} had saved step {max(whole)} whole, and {newest} was kept")
 

@@ -17,6 +17,7 @@ from runctl.store.interface import (
     Conflict,
     ControllerId,
     Create,
+    GroupHead,
     LeaseHeld,
     NameTaken,
     NotFound,
@@ -216,18 +217,32 @@ class StoreContract:
         create(store)
         create(store, "b", "u2")
         first, second = acquire(store), acquire(store, "u2")
-        assert store.group_version("g") == 0
+        assert store.group("g").version == 0
         new = change(store.get("u1").record, durable=1)
         other = change(store.get("u2").record, durable=1)
         assert store.apply([Put("u1", 1, first, new, group=("g", 0))]) == [2]
-        assert store.group_version("g") == 1
+        assert store.group("g").version == 1
         assert isinstance(store.apply([Put("u2", 1, second, other, (event("No"),), group=("g", 0))])[0], Conflict)
         assert store.get("u2").record.durable == 0
         assert len(store.events("u2")) == 1
         assert isinstance(store.apply([Put("u1", 1, first, new, group=("g", 1))])[0], Conflict)
-        assert store.group_version("g") == 1
+        assert store.group("g").version == 1
         assert store.apply([Put("u2", 1, second, other, group=("g", 1))]) == [2]
-        assert (store.group_version("g"), store.group_version("h")) == (2, 0)
+        assert (store.group("g").version, store.group("h").version) == (2, 0)
+
+    def test_what_a_removed_member_cost_stays_with_its_group(self, store: Store) -> None:
+        """It counts as long as there are members, and whoever saw the group before is refused."""
+        for name, uid in (("a", "u1"), ("b", "u2"), ("c", "u3")):
+            create(store, name, uid)
+        first, second, third = acquire(store), acquire(store, "u2"), acquire(store, "u3")
+        done(store.apply([Remove("u1", 1, first, "g", 400)])[0])
+        assert store.group("g") == GroupHead(version=1, spent=400)
+        new = change(store.get("u2").record, durable=1)
+        assert isinstance(store.apply([Put("u2", 1, second, new, group=("g", 0))])[0], Conflict)
+        done(store.apply([Remove("u2", 1, second, "g", 30)])[0])
+        assert store.group("g").spent == 430
+        done(store.apply([Remove("u3", 1, third, "g", 5)])[0])
+        assert store.group("g") == GroupHead(version=3, spent=0)
 
     def test_the_token_moves_with_writes(self, store: Store) -> None:
         """A watcher sees each durable write, and nothing where nothing was written."""

@@ -24,6 +24,7 @@ from runctl.store.interface import (
     Acquire,
     Ask,
     Create,
+    GroupHead,
     Put,
     Store,
     StoreDamaged,
@@ -229,6 +230,26 @@ def test_a_newer_format(path: Path) -> None:
     assert refusal.value.hint is not None
     assert "upgrade" in refusal.value.hint
     assert path.read_bytes() == before
+
+
+# A file as the first version made it.
+_FIRST_GROUPS = """
+ALTER TABLE groups DROP COLUMN spent;
+INSERT INTO groups VALUES ('g', 7);
+PRAGMA user_version = 1;
+"""
+
+
+def test_an_older_format(path: Path) -> None:
+    """A file of the first version is brought to this one, once, with all that is in it."""
+    with contextlib.closing(reopened(path)) as store:
+        done(store.apply([Create(record(job()))])[0])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(_FIRST_GROUPS)
+    for _ in range(2):
+        with contextlib.closing(reopened(path)) as store:
+            assert store.group("g") == GroupHead(version=7)
+            assert [each.record for each in store.jobs()] == [record(job())]
 
 
 def test_a_newer_record(store: SqliteStore) -> None:
