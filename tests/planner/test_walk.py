@@ -3,10 +3,9 @@ keeps its own books: what ran beside what, for how long, and how it ended."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -17,22 +16,15 @@ from runctl.planner.money import cost_of
 from runctl.planner.observed import (
     Absent,
     AttemptSeen,
-    Dead,
-    Ended,
     Foreign,
     GroupSeen,
     LaunchFailed,
-    Live,
     MachineSeen,
     Observed,
-    Starting,
     Unreachable,
 )
 from runctl.planner.plan import plan
 from runctl.planner.record import (
-    Attempt,
-    AttemptEnd,
-    CheckpointRef,
     EndReason,
     Orders,
     OutcomeType,
@@ -40,6 +32,7 @@ from runctl.planner.record import (
 )
 from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
+from .agents import Agent, walk_settings
 from .kit import T0, holder, job, record, ref, source
 
 RATE = "instance: {{hourly_rate: 2 USD, busy: {busy}}}"
@@ -60,74 +53,6 @@ SPECS = (
 )
 CAPS = tuple(job(f"{RATE.format(busy='wait')}\ncost: {{cap: {cap} USD}}").cost for cap in (0.05, 1, 2.5, 10))
 SPANS = (0.05, 1.0, 5.0, 16.0, 76.0, 400.0, 3700.0, 90_000.0)
-
-
-class Agent:
-    """One attempt on its host: the truth that a look gives a view of."""
-
-    def __init__(self, attempt: Attempt, now: datetime) -> None:
-        self.attempt, self.orders, self.sent_at = attempt, attempt.orders, now
-        self.state = "sent"
-        self.started_at: datetime | None = None
-        self.training_at: datetime | None = None
-        self.ended_at: datetime | None = None
-        self.end: AttemptEnd | None = None
-        self.newest: CheckpointRef | None = None
-
-    @property
-    def alive(self) -> bool:
-        return self.state in ("starting", "up", "training")
-
-    def finish(self, reason: EndReason, at: datetime, code: int | None = None) -> None:
-        self.state, self.ended_at = "ended", at
-        self.end = AttemptEnd(reason=reason, detail="", exit_code=code, training_started=self.training_at is not None)
-
-    def die(self, at: datetime) -> None:
-        self.state, self.ended_at = "dead", at
-
-    def enforce(self, now: datetime) -> None:
-        """Hold the limits as an agent does: never past the grant, whatever its controller knows."""
-        if not self.alive or self.started_at is None:
-            return
-        ends = []
-        grant = self.orders.limits.money
-        if grant is not None:
-            ends.append((min(grant.until, self.started_at + timedelta(seconds=grant.seconds)), EndReason.CAP))
-        if self.orders.limits.duration is not None:
-            ends.append((self.started_at + timedelta(seconds=self.orders.limits.duration), EndReason.DURATION))
-        if ends and min(ends)[0] <= now:
-            at, reason = min(ends)
-            self.finish(reason, max(at, self.started_at))
-
-    def active(self, now: datetime) -> float:
-        return ((self.ended_at or now) - self.started_at).total_seconds() if self.started_at else 0.0
-
-    def look(self, now: datetime) -> AttemptSeen:
-        durable = self.newest.seq if self.newest else 0
-        match self.state:
-            case "sent":
-                return Absent(as_of=now)
-            case "starting":
-                return Starting(as_of=now)
-            case "ended":
-                assert self.end is not None
-                assert self.ended_at is not None
-                return Ended(
-                    as_of=now, end=self.end, started_at=self.started_at, ended_at=self.ended_at,
-                    active=self.active(now), durable=durable, newest=self.newest,
-                )  # fmt: skip
-            case "dead":
-                return Dead(
-                    as_of=now, started_at=self.started_at, last_seen=self.ended_at, active=self.active(now),
-                    durable=durable, newest=self.newest,
-                )  # fmt: skip
-            case _:
-                assert self.started_at is not None
-                return Live(
-                    as_of=now, phase="training" if self.training_at else "preparing", step=None,
-                    started_at=self.started_at, training_at=self.training_at, drain=None, active=self.active(now),
-                    durable=durable, newest=self.newest, serial=self.orders.serial, heartbeat=now,
-                )  # fmt: skip
 
 
 class Walk(RuleBasedStateMachine):
@@ -178,13 +103,7 @@ class Walk(RuleBasedStateMachine):
     def agent_advances(self, to: str) -> None:
         agent = self.agent
         assert agent is not None
-        order = ("sent", "starting", "up", "training")
-        if agent.state in order and order.index(agent.state) < order.index(to):
-            agent.state = to
-            if to != "starting" and agent.started_at is None:
-                agent.started_at = self.now
-            if to == "training":
-                agent.training_at = self.now
+        agent.advance(to, self.now)
         self.reconcile()
 
     @precondition(lambda self: self.agent is not None and self.agent.alive)
@@ -402,5 +321,5 @@ class Walk(RuleBasedStateMachine):
             assert (end.reason, end.exit_code) == (EndReason.EXITED, 0)
 
 
-Walk.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Walk.TestCase.settings = walk_settings(examples=60, steps=40)
 TestWalk = Walk.TestCase
