@@ -80,7 +80,7 @@ def read(store: Store, uids: set[str], groups: set[str]) -> Books:
     """The same of a store, by its own word. Its controllers must count as alive."""
     current = {each.record.uid for each in store.jobs()}
     jobs = {uid: _job(store, uid, uid in current) for uid in uids if _has(store, uid)}
-    return Books(jobs, {group: version for group in groups if (version := store.group_version(group))})
+    return Books(jobs, {group: version for group in groups if (version := store.group(group).version)})
 
 
 def _has(store: Store, uid: str) -> bool:
