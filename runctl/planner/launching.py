@@ -219,7 +219,7 @@ def _displace(step: Pass, holder: Holder) -> Pass:
 def _resend(step: Pass, live: Attempt) -> Pass:
     """The intent is durable; as long as nothing of it is seen, the launch may be sent: twice is the same as once."""
     if isinstance(step.observed.attempt, Absent) and live.started_at is None:
-        if step.now <= live.launch_before and not (live.orders.end and step.record.rented):
+        if step.now <= live.launch_before and not (live.orders.end and step.record.rental_of(live) is not None):
             return step.do(Launch(attempt=live, generation=step.record.generation_of(live), again=True))
         return step.wake(max(step.now, live.launch_before + LATE_EFFECT) + LOOK_AGAIN)
     return step

@@ -22,6 +22,9 @@ from runctl.planner.requests import Apply
 # More than any job needs at a time: what is remembered for people must not grow with the job's age.
 MOST_REMINDERS = 64
 
+# An end may be known by the controller's clock only, the next start by the host's: so far they may differ.
+CLOCKS_DIFFER = timedelta(seconds=5)
+
 Finding = str
 
 # What of a request must not change once it may have been sent.
@@ -227,7 +230,8 @@ def _ledger(case: _Case) -> Iterator[Finding]:
     for earlier, later in pairwise(new):
         vouched = earlier.attempt in vouched_for
         two = earlier.machine in rented or later.machine in rented
-        if earlier.ended_at is not None and later.started_at < earlier.ended_at and not vouched and not two:
+        begins = later.started_at + CLOCKS_DIFFER
+        if earlier.ended_at is not None and begins < earlier.ended_at and not vouched and not two:
             yield f"the intervals of attempts {earlier.attempt} and {later.attempt} overlap"
 
 

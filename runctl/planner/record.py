@@ -305,6 +305,11 @@ class Record(_Value, frozen=True, kw_only=True):
         return self.job.instance.platform is Platform.AWS
 
     @property
+    def platforms(self) -> frozenset[Platform]:
+        """Where the job runs or has run: an edit may have moved it."""
+        return frozenset(each.job.instance.platform for each in self.generations)
+
+    @property
     def unreleased(self) -> tuple[Rental, ...]:
         """The rentals that may still be billed."""
         return tuple(each for each in self.rentals if each.released_at is None)

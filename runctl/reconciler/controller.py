@@ -15,7 +15,7 @@ from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch
 from runctl.planner.money import committed, reserves_more, spent
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
-from runctl.planner.record import Desired, Phase, Record
+from runctl.planner.record import Attempt, Desired, Phase, Record
 from runctl.planner.requests import StopJob
 from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
@@ -190,7 +190,7 @@ class Controller:
             live = held.versioned.record.live
             if live is None:
                 continue
-            glance = self._provider(held.versioned.record).glance(held.versioned.record, live)
+            glance = self._provider(held.versioned.record, live).glance(held.versioned.record, live)
             if glance != held.glance:
                 held.glance = glance
                 self._queue.add(uid)
@@ -199,7 +199,7 @@ class Controller:
         """List the rented machines of all jobs now and then, as long as a job here has to do with that cloud."""
         while True:
             held = {uid: each.versioned.record for uid, each in self._held.items()}
-            if any(record.job.instance.platform is platform for record in held.values()):
+            if any(platform in record.platforms for record in held.values()):
                 for uid in sorted(await self._renting.sweep(platform, held)):
                     if self._only is None or uid in self._only:
                         self._astray |= {uid} - held.keys()
@@ -300,11 +300,10 @@ class Controller:
 
     async def _observe(self, held: Held, now: datetime) -> Observed:
         record = held.versioned.record
-        provider = self._provider(record)
         live = record.live
-        sight = await provider.look(record, live) if live is not None else None
+        sight = await self._provider(record, live).look(record, live) if live is not None else None
         wants = live is None and record.outcome is None and record.stopped is None and record.desired is Desired.RUN
-        machine = await provider.machine(record) if wants and not record.rented else None
+        machine = await self._provider(record).machine(record) if wants and not record.rented else None
         failed, held.failed = held.failed, None
         answer, held.answer = held.answer, None
         return Observed(
@@ -348,14 +347,13 @@ class Controller:
 
     async def _execute(self, held: Held, action: Action) -> None:
         record = held.versioned.record
-        provider = self._provider(record)
         match action:
             case Launch(attempt=attempt) if self._clock() > attempt.launch_before:
                 self._queue.add_at(record.uid, self._clock())
             case Launch(attempt=attempt):
                 secrets = {s.name: self._environ[s.name] for s in record.job.secrets if s.name in self._environ}
                 try:
-                    await provider.launch(record, action, held.epoch, secrets)
+                    await self._provider(record, attempt).launch(record, action, held.epoch, secrets)
                 except ProviderError as error:
                     if isinstance(error, LaunchRefused) and not action.again:
                         held.failed = LaunchFailed(attempt=attempt.number, message=str(error))
@@ -371,6 +369,7 @@ class Controller:
                 await self._renting.end(record, instance)
             case SendOrders(attempt=number, orders=orders):
                 try:
+                    provider = self._provider(record, record.attempts[number - 1])
                     await provider.order(record, number, orders, held.epoch)
                 except ProviderError as error:
                     self._trouble(f"orders for `{record.name}` couldn't be written: {error}")
@@ -381,12 +380,15 @@ class Controller:
                 except NotFound:
                     pass
             case Forget(checkpoints=checkpoints):
-                await provider.forget(record, checkpoints=checkpoints)
+                for platform in sorted(record.platforms):
+                    await self._providers[platform].forget(record, checkpoints=checkpoints)
             case _:  # pragma: no cover
                 assert_never(action)
 
-    def _provider(self, record: Record) -> Provider:
-        return self._providers[record.job.instance.platform]
+    def _provider(self, record: Record, attempt: Attempt | None = None) -> Provider:
+        """Of the machine that `attempt` has, which an edit may have moved the job away from; None: of the next one."""
+        job = record.job if attempt is None else record.generation_of(attempt).job
+        return self._providers[job.instance.platform]
 
     async def _release_all(self) -> None:
         for uid, held in list(self._held.items()):

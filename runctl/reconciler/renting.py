@@ -31,8 +31,12 @@ class Renting:
         return tuple(self._clouds)
 
     def listing(self, record: Record) -> Listing | None:
-        cloud = self._clouds.get(record.job.instance.platform)
+        cloud = self._cloud(record)
         return cloud.listing(record.uid) if cloud is not None else None
+
+    def _cloud(self, record: Record) -> Cloud | None:
+        """Where the job's machines are rented, or were before it moved; there is one cloud yet."""
+        return next((cloud for platform, cloud in self._clouds.items() if platform in record.platforms), None)
 
     async def offers(self, record: Record) -> tuple[Offer, ...] | None:
         """What could be rented, where a machine is wanted; None where nobody asks or nobody answers."""
@@ -61,7 +65,9 @@ class Renting:
 
     async def end(self, record: Record, instance: str) -> None:
         try:
-            await self._clouds[record.job.instance.platform].end([instance])
+            cloud = self._cloud(record)
+            assert cloud is not None, "only what a cloud has listed is ended"
+            await cloud.end([instance])
         except ProviderError as error:
             self._trouble(f"{instance} of `{record.name}` couldn't be ended: {error}")
 

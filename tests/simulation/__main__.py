@@ -19,7 +19,7 @@ sys.unraisablehook = lambda *_: None
 
 from simulation.life import FAULTS, Life, Simulation  # noqa: E402
 from simulation.oracles import Violation  # noqa: E402
-from simulation.worlds import MIXED, WORLDS, histogram, kind_of, live_many  # noqa: E402
+from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many  # noqa: E402
 
 
 def main() -> int:
@@ -58,18 +58,17 @@ def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: int) -> 
 
 
 def _many(world: str, seeds: range, processes: int) -> int:
-    found = live_many(world, seeds, processes)
-    for _, violation in sorted(found.broken)[:3]:
-        print(violation)
-    for seed, violation in sorted(found.broken)[3:]:
-        print(f"{violation.splitlines()[0]} (seed {seed})")
-    print(
-        f"{world}, seeds {seeds.start} to {seeds.stop - 1}: {len(found.broken)} broke a promise; "
-        f"{len(seeds) / found.took:.0f} lives a second and core"
-    )
-    for field in ("launches", "reconciles", "faults", "points", "seconds"):
-        print(f"{field} of a life: median {found.median(field):.0f}; "
-              f"{histogram(getattr(each, field) for each in found.stories)}")  # fmt: skip
+    found = Summary.empty()
+    for batch in live_many(world, seeds, processes):
+        for seed, violation in batch.broken:
+            # The first ones in full, at once: a long run may be watched, or end early.
+            print(violation if len(found.broken) < 3 else f"{violation.splitlines()[0]} (seed {seed})", flush=True)
+        found.add(batch)
+    speed = f"{found.lives / found.took:.0f} lives, {found.jobs / found.took:.0f} jobs a second of a core"
+    print(f"{world}, seeds {seeds.start} to {seeds.stop - 1}: {found.lives} lives of {found.jobs} jobs")
+    print(f"{len(found.broken)} broke a promise; {speed}")
+    for field in FIELDS:
+        print(f"{field} of a life: median {found.median(field)}; {histogram(found.tallies[field])}")
     for what, count in sorted(found.met.items()):
         print(f"{count:9} {what}")
     if found.hollow:

@@ -93,6 +93,7 @@ FAULTS = {
     "power-off hangs": 0.5,
     "end refused": 0.9,
     "timer fails": 0.5,
+    "moved away": 0.5,
 }
 
 RATE = "instance: {hourly_rate: 3.60 USD}\ncost: {cap: %s USD}\n"
@@ -426,10 +427,14 @@ class Life:
                 self._write(Ask(uid, DeleteJob(at=now, checkpoints=False)))
             case _:
                 replace = what == "edit" and self.together is None
-                spec = job(self.dice.pick("edit", self.jobs), record.name) if replace else record.job
+                spec = job(self.edited(), record.name) if replace else record.job
                 number = record.generation.number
                 request = Apply(at=now, job=spec, source=source(), generation=number, replace=replace)
                 self._write(Ask(uid, request))
+
+    def edited(self) -> str:
+        """What the user makes of a job."""
+        return self.dice.pick("edit", self.jobs)
 
     # Standing
 

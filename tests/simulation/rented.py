@@ -41,6 +41,9 @@ JOBS = (
     INSTANCE % (ONE, "on-demand") + PLAIN + "cost: {cap: none}\nlimits: {hang: 40s}\n",
 )  # fmt: skip
 
+# The user's own machine, where one more job beside another does no harm.
+HERE = "instance: {busy: share}\n" + CHECKPOINT % ("5s", "")
+
 GROUPED = tuple(
     INSTANCE % (kind, capacity) + PLAIN + "cost: {cap: 1 USD}\n" + GROUP % cap
     for kind, capacity in ((ONE, "spot"), (TWO, "on-demand"))
@@ -68,7 +71,11 @@ class RentedLife(Life):
 
     def ports(self, node: Node) -> tuple[dict[Platform, Any], dict[Platform, Any]]:
         cloud = Ec2(CloudPort(self, node), "me", self._offers, node.clock)
-        return {Platform.AWS: RentedHostPort(self, node)}, {Platform.AWS: cloud}
+        return {Platform.AWS: RentedHostPort(self, node), Platform.LOCAL: HostPort(self, node)}, {Platform.AWS: cloud}
+
+    def edited(self) -> str:
+        """Now and then a job is moved to the user's own machine: what it has rented is still to be ended."""
+        return HERE if self.meets("moved away") else super().edited()
 
     async def _offers(self, job: Job) -> tuple[Offer, ...]:
         """In the order of the manifest's types, each zone of one before the next type."""
@@ -98,14 +105,13 @@ class RentedLife(Life):
 
     def afflict(self, run: Run) -> None:
         """Of the layers that hold the cap, one fails at a time: a machine whose timer does has an agent that lives."""
-        if not self.meets("timer fails"):
+        if isinstance(run.host, Instance) and self.meets("timer fails"):
+            run.host.timer_works = False
+        else:
             super().afflict(run)
-            return
-        assert isinstance(run.host, Instance)
-        run.host.timer_works = False
 
     def has_word_of(self, run: Run) -> bool:
-        return run.key in self.words
+        return run.key in self.words or run.host is self.host
 
     def check(self) -> None:
         oracles.one_training_a_job(self)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import islice, repeat
 
 import msgspec
 
@@ -23,33 +23,54 @@ LEAST_LAUNCHES = 1
 LEAST_RECONCILES = 40
 
 
-class Story(NamedTuple):
-    """What one life was: how often its jobs were launched and planned, how many faults struck, how long it took."""
+# Each of these is counted for every life; `faults` are those that struck, `seconds` is virtual time.
+FIELDS = ("jobs", "launches", "reconciles", "faults", "crash points", "seconds")
 
-    launches: int
-    reconciles: int
-    faults: int
-    points: int
-    seconds: float
+# Lives that one process lives before what they leave behind is collected and their summary goes to whoever asked.
+BATCH = 200
 
 
 class Summary(msgspec.Struct):
-    """Of many lives: their stories, what was met how often, and which seeds broke a promise."""
+    """Of many lives: how many lives had which figure in each field, what was met how often, and which seeds broke a
+    promise, with its report."""
 
-    stories: list[Story] = []
-    met: Counter[str] = Counter()
-    broken: list[tuple[int, str]] = []
+    tallies: dict[str, Counter[int]]
+    met: Counter[str]
+    broken: list[tuple[int, str]]
     took: float = 0.0
 
+    @classmethod
+    def empty(cls) -> Summary:
+        return cls({field: Counter() for field in FIELDS}, Counter(), [])
+
+    def note(self, life: Life) -> None:
+        figures = (
+            len(life.uids), life.counts["trainings"], life.plans,
+            sum(1 for _, what in life.dice.tape if what is True), life.points, int(life.loop.time()),
+        )  # fmt: skip
+        for field, figure in zip(FIELDS, figures, strict=True):
+            self.tallies[field][figure] += 1
+        self.met.update(life.counts)
+
     def add(self, other: Summary) -> None:
-        self.stories += other.stories
+        for field in FIELDS:
+            self.tallies[field] += other.tallies[field]
         self.met += other.met
         self.broken += other.broken
         self.took += other.took
 
-    def median(self, field: str) -> float:
-        values = sorted(getattr(story, field) for story in self.stories)
-        return float(values[len(values) // 2]) if values else 0.0
+    @property
+    def lives(self) -> int:
+        return self.tallies["jobs"].total() + len(self.broken)
+
+    @property
+    def jobs(self) -> int:
+        """Lifetimes of jobs: a life is of one to three."""
+        return sum(figure * times for figure, times in self.tallies["jobs"].items())
+
+    def median(self, field: str) -> int:
+        tally = self.tallies[field]
+        return next(islice(_sorted(tally), tally.total() // 2, None), 0)
 
     @property
     def hollow(self) -> str:
@@ -61,54 +82,44 @@ class Summary(msgspec.Struct):
         return ""
 
 
+def _sorted(tally: Counter[int]) -> Iterator[int]:
+    for figure in sorted(tally):
+        yield from repeat(figure, tally[figure])
+
+
 def kind_of(world: str, seed: int) -> type[Life]:
     """Of mixed lives every other one is of rented machines."""
     return WORLDS["rented" if seed % 2 else "local"] if world == MIXED else WORLDS[world]
 
 
-def story(life: Life) -> Story:
-    return Story(
-        launches=life.counts["trainings"],
-        reconciles=life.plans,
-        faults=sum(1 for _, what in life.dice.tape if what is True),
-        points=life.points,
-        seconds=life.loop.time(),
-    )
-
-
 def live(world: str, seeds: Iterable[int]) -> Summary:
     """Live each of them, in this process."""
-    summary = Summary(stories=[], met=Counter(), broken=[])
-    began = time.perf_counter()
+    summary = Summary.empty()
+    began = time.process_time()
     with Simulation() as simulation:
         for seed in seeds:
             try:
-                life = simulation.life(seed, kind=kind_of(world, seed))
+                summary.note(simulation.life(seed, kind=kind_of(world, seed)))
             except Violation as violation:
                 summary.broken.append((seed, str(violation)))
-            else:
-                summary.stories.append(story(life))
-                summary.met.update(life.counts)
-    summary.took = time.perf_counter() - began
+    gc.collect()
+    summary.took = time.process_time() - began
     return summary
 
 
-def live_many(world: str, seeds: range, processes: int) -> Summary:
-    """The same, divided among so many processes."""
-    cuts = [seeds.start + len(seeds) * n // processes for n in range(processes + 1)]
-    parts = [(world, range(first, last)) for first, last in pairwise(cuts)]
-    whole = Summary(stories=[], met=Counter(), broken=[])
+def live_many(world: str, seeds: range, processes: int) -> Iterator[Summary]:
+    """The same in batches, divided among so many processes; each batch's summary as soon as it is there."""
+    batches = [(world, seeds[start : start + BATCH]) for start in range(0, len(seeds), BATCH)]
     with ProcessPoolExecutor(processes) as pool:
-        for summary in pool.map(live, *zip(*parts, strict=True)):
-            whole.add(summary)
-    return whole
+        yield from pool.map(live, *zip(*batches, strict=True))
 
 
-def histogram(values: Iterable[float]) -> str:
+def histogram(tally: Counter[int]) -> str:
     """`0-9: 12, 10-19: 40, …`: in ten steps of equal width, those that are empty left out."""
-    listed = sorted(values)
-    if not listed:
+    if not tally:
         return "nothing"
-    width = max(1, -(-int(listed[-1] + 1) // 10))
-    steps = Counter(int(value) // width for value in listed)
+    width = max(1, -(-(max(tally) + 1) // 10))
+    steps: Counter[int] = Counter()
+    for figure, times in tally.items():
+        steps[figure // width] += times
     return ", ".join(f"{n * width}-{n * width + width - 1}: {count}" for n, count in sorted(steps.items()))
