@@ -119,10 +119,9 @@ def _of_store(error: Any, store: Any) -> Failure:
     if isinstance(error, store.StoreDamaged | store.StoreTooNew):
         return Failure(ExitCode.PERMISSION, text, now=_SAFE, hint=advice)
     if isinstance(error, store.StoreUnavailable):
-        lowered = text.lower()
-        if "full" in lowered or "space" in lowered:
+        if isinstance(error, store.StoreFull):
             code = ExitCode.NO_CAPACITY
-        elif "locked" in lowered:
+        elif isinstance(error, store.StoreLocked):
             code = ExitCode.BUSY
         else:
             code = ExitCode.PERMISSION

@@ -23,15 +23,23 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """The store can't be read or written now: full disk, no permission, read-only, locked for too long."""
+    """The store can't be read or written now: no permission, read-only, a failing disk, or one of the kinds below."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
 
 
+class StoreFull(StoreUnavailable):
+    """The disk, or what of it the user may have, has no room for what is to be written."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another process has held the store for too long."""
+
+
 class StoreDamaged(StoreUnavailable):
-    """The file is not what was written. It is left untouched."""
+    """The file is not what was written. Opening and reading it leaves it untouched, its log included."""
 
 
 class StoreTooNew(StoreUnavailable):
@@ -150,7 +158,8 @@ class Store(Protocol):
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
         """Do all of `writes` in one durable transaction; refusals (`Conflict`, `NameTaken`, `LeaseHeld`, `NotFound`)
-        come back in their place. Raises `StoreUnavailable` when nothing was done."""
+        come back in their place. Raises `StoreUnavailable` when nothing was done. Where that was a sync which failed,
+        all of it may be there once every process that has the store open has died before the next write."""
 
     def get(self, uid: str) -> Versioned:
         """Raises `NotFound`."""

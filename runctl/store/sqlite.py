@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -32,6 +32,8 @@ from runctl.store.interface import (
     Remove,
     StoreDamaged,
     StoreError,
+    StoreFull,
+    StoreLocked,
     StoreTooNew,
     StoreUnavailable,
     Versioned,
@@ -102,8 +104,9 @@ class SqliteStore:
         self._alive = alive
         self._lock = threading.RLock()
         self._listed: dict[str, Versioned] = {}
+        self._damaged = False
         with self._translated():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make_directory(path.parent)
             if (kind := remote(str(path.parent))) is not None:
                 raise StoreUnavailable(
                     f"`{path.parent}` is on a network file system ({kind}), where a write-ahead log isn't safe",
@@ -114,7 +117,7 @@ class SqliteStore:
                 self._prepare(self._db)
                 self._reader = self._connect(path)
             except BaseException:
-                self._db.close()
+                _close_as_it_is(path, self._db)
                 raise
 
     def _open(self, path: Path) -> sqlite3.Connection:
@@ -122,9 +125,8 @@ class SqliteStore:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            size = os.fstat(descriptor).st_size
-            os.close(descriptor)
+            # Not by opening it: closing it again would end the locks that another connection of this process holds.
+            size = path.stat().st_size
             if 0 < size < LEAST_FILE:
                 # SQLite would take it for a new file, and begin anew over what was there.
                 raise StoreDamaged(f"`{path}` is damaged: it was cut to {size} bytes", _DAMAGED_HINT) from None
@@ -169,7 +171,7 @@ class SqliteStore:
         try:
             db.execute("PRAGMA synchronous = FULL")
         except BaseException:
-            db.close()
+            _close_as_it_is(path, db)
             raise
         return db
 
@@ -177,15 +179,35 @@ class SqliteStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.ProgrammingError:
+            raise  # a defect of the program, and none of the file
         except sqlite3.OperationalError as error:
-            why = _why(error, self._path)
-            raise StoreUnavailable(f"`{self._path}`: {why}", _cure(why)) from error
+            raise self._unavailable(error) from error
         except sqlite3.DatabaseError as error:
-            raise StoreDamaged(f"`{self._path}` is damaged: {error}", _DAMAGED_HINT) from error
+            raise self._damage(f"is damaged: {error}") from error
         except OSError as error:
-            raise StoreUnavailable(f"`{error.filename or self._path}`: {error.strerror}", _cure(str(error))) from error
+            raise _unusable(error, f"`{error.filename or self._path}`: {error.strerror}") from error
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise StoreDamaged(f"`{self._path}` holds what can't be read: {error}", _DAMAGED_HINT) from error
+            raise self._damage(f"holds what can't be read: {error}") from error
+
+    def _damage(self, what: str) -> StoreDamaged:
+        self._damaged = True
+        return StoreDamaged(f"`{self._path}` {what}", _DAMAGED_HINT)
+
+    def _unavailable(self, error: sqlite3.OperationalError) -> StoreUnavailable:
+        code, what = error.sqlite_errorcode & 0xFF, f"`{self._path}`: {error}"
+        if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such "):
+            return self._damage(f"is damaged: {error}")  # what this program has made there isn't there
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFull(what, _FULL_HINT)
+        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and not _has_room(self._path.parent):
+            # Where its side files find no room SQLite calls that an I/O error, and so it does with a quota.
+            return StoreFull(f"`{self._path}`: no space left on the disk", _FULL_HINT)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StoreLocked(what, "another process holds the store; try again")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return StoreUnavailable(what, _PERMISSION_HINT)
+        return StoreUnavailable(what, _DISK_HINT)
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
         receipts: list[Receipt] = []
@@ -389,8 +411,11 @@ class SqliteStore:
 
     def close(self) -> None:
         with self._lock:
-            self._reader.close()
-            self._db.close()
+            if self._damaged:
+                _close_as_it_is(self._path, self._reader, self._db)
+            else:
+                self._reader.close()
+                self._db.close()
 
 
 def _to_wal(db: sqlite3.Connection) -> str:
@@ -403,6 +428,26 @@ def _to_wal(db: sqlite3.Connection) -> str:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
                 raise
         time.sleep(WAL_RETRY_SECONDS)
+
+
+def _close_as_it_is(path: Path, *connections: sqlite3.Connection) -> None:
+    """Close them without writing the log back. The last connection of all does that, and removes the log; one that may
+    only read can't. So such a one is the last."""
+    with ExitStack() as last:
+        with suppress(sqlite3.Error):
+            reader = last.enter_context(closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)))
+            reader.execute("PRAGMA schema_version")  # takes the lock that counts
+        for each in connections:
+            each.close()
+
+
+def _make_directory(path: Path) -> None:
+    """With what is above it, and each name as durable as what will be written there."""
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for each in made:
+        with suppress(PermissionError):  # one may write there, and not list
+            _sync_directory(each.parent)
 
 
 def _sync_directory(path: Path) -> None:
@@ -420,24 +465,24 @@ _DAMAGED_HINT = (
 )
 
 
-def _why(error: sqlite3.OperationalError, path: Path) -> str:
-    """SQLite's words; where there is no room for its side files it calls a full disk an I/O error."""
-    code = error.sqlite_errorcode & 0xFF
+_FULL_HINT = "free some disk space and try again; what was acknowledged is safe, trainings that run go on"
+_PERMISSION_HINT = "the state directory must be writable: check its owner and mode, or set RUNCTL_HOME"
+_DISK_HINT = "the system's log may say what is wrong with the disk; then try again"
+
+
+def _unusable(error: OSError, what: str) -> StoreUnavailable:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(what, _FULL_HINT)
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return StoreUnavailable(what, _PERMISSION_HINT if denied else _DISK_HINT)
+
+
+def _has_room(directory: Path) -> bool:
+    """Whether SQLite's side files would fit: asked by writing as much, for only that knows of quotas."""
+    from tempfile import TemporaryFile
+
     try:
-        full = shutil.disk_usage(path.parent).free < LEAST_FREE
-    except OSError:
-        full = False
-    return (
-        "no space left on the disk" if full and code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) else str(error)
-    )
-
-
-def _cure(message: str) -> str:
-    text = message.lower()
-    if "full" in text or "no space" in text:
-        return "free some disk space and try again; what was acknowledged is safe, trainings that run go on"
-    if "readonly" in text or "read-only" in text or "permission" in text or "unable to open" in text:
-        return "the state directory must be writable: check its owner and mode, or set RUNCTL_HOME"
-    if "locked" in text:
-        return "another process holds the store; try again"
-    return "the system's log may say what is wrong with the disk; then try again"
+        with TemporaryFile(dir=directory, buffering=0) as probe:
+            return probe.write(bytes(LEAST_FREE)) == LEAST_FREE
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from acceptance.machine import Machine
 
+from runctl.cli.errors import translate
+from runctl.store.interface import StoreDamaged, StoreFull, StoreLocked, StoreUnavailable
+
 
 def test_a_damaged_state_is_left_as_it_is(machine: Machine) -> None:
     """Exit 10, the file's name, what is safe; not a byte of it is touched."""
@@ -38,6 +41,14 @@ def test_the_state_of_a_newer_version_is_refused(machine: Machine) -> None:
     assert done.code == 10, done
     assert "999" in done.err
     assert "upgrade runctl" in done.err
+
+
+def test_the_name_of_a_home_says_nothing_of_its_trouble() -> None:
+    """Only a disk that is full ends with 7, and only a lock with 11, whatever words are in the path."""
+    text = "`/workspace/unlocked/full/state.sqlite`: disk I/O error"
+    kinds = ((StoreFull, 7), (StoreLocked, 11), (StoreUnavailable, 10), (StoreDamaged, 10))
+    found = [translate(kind(text)) for kind, _ in kinds]
+    assert [failure.code for failure in found if failure is not None] == [code for _, code in kinds]
 
 
 def test_a_read_only_home_is_no_permission(machine: Machine) -> None:

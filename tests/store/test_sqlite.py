@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from runctl.store.interface import (
     Store,
     StoreDamaged,
     StoreError,
+    StoreFull,
     StoreTooNew,
     StoreUnavailable,
     done,
@@ -36,6 +41,7 @@ from runctl.store.interface import (
 from runctl.store.sqlite import SqliteStore
 
 from .conformance import ME, OTHER, Alive, StoreContract, acquire, change, create, event
+from .vfs import IOERR_WRITE, Nobody, watched
 
 PROJECT = Path(__file__).parents[2]
 
@@ -325,6 +331,55 @@ def test_flipped_bytes(filled: Path) -> None:
     assert damaged > 10
 
 
+@pytest.fixture
+def died(filled: Path, tmp_path: Path) -> Path:
+    """A store whose last process died: its newest job is in the log only."""
+    store = reopened(filled)
+    create(store, "b", "u2")
+    path = copied(filled, tmp_path / "died")
+    store.close()
+    return path
+
+
+def copied(path: Path, to: Path) -> Path:
+    to.mkdir()
+    for each in files(path):
+        shutil.copy(path.with_name(each), to)
+    return to / path.name
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in path.parent.iterdir() if not each.name.endswith("-shm")}
+
+
+def test_a_newer_format_in_the_log(filled: Path, tmp_path: Path) -> None:
+    """What a newer version left in its log stays there: a refusal writes nothing back."""
+    with contextlib.closing(sqlite3.connect(filled, isolation_level=None)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+        path = copied(filled, tmp_path / "died")
+    before = files(path)
+    assert before[f"{path.name}-wal"]
+    with pytest.raises(StoreTooNew, match="format 99"):
+        reopened(path)
+    assert files(path) == before
+
+
+def test_a_damaged_file_beside_its_log(died: Path) -> None:
+    """Whether damage shows on opening or on reading: neither file nor log is written to, which may be all that is left
+    of what was acknowledged last."""
+    whole, shown = died.read_bytes(), 0
+    for page in range(0, len(whole), 4096):
+        died.write_bytes(whole[:page] + b"\xa5" * 4096 + whole[page + 4096 :])
+        path = copied(died, died.parent.with_name(f"page {page}"))
+        before = files(path)
+        try:
+            read_all(path)
+        except StoreDamaged:
+            shown += 1
+            assert files(path) == before
+    assert shown > 3
+
+
 def test_not_a_database(path: Path) -> None:
     """A file of something else is left alone."""
     path.parent.mkdir()
@@ -411,6 +466,61 @@ def test_a_full_disk(small_disk: Path) -> None:
     ballast.unlink()
     assert done(store.apply([Put("u1", version, epoch, store.get("u1").record)])[0]) == version + 1
     store.close()
+
+
+SECOND = """
+print([each.record.uid for each in store.jobs()])
+store.close()
+"""
+
+
+def said(body: str, path: Path) -> bytes:
+    return start(body, path).communicate(timeout=60)[0]
+
+
+def test_two_stores_of_one_process(store: SqliteStore, path: Path) -> None:
+    """Opening the file once more leaves an open store its locks. Without them another process that closes the file
+    takes itself for the last one, and removes the log that this one goes on writing to."""
+    create(store)
+    with contextlib.closing(reopened(path)):
+        assert said(SECOND, path) == b"['u1']\n"
+        create(store, "b", "u2")
+        assert said(SECOND, path) == b"['u1', 'u2']\n"
+
+
+def test_a_home_that_is_made_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directories that the store makes for itself are synced into those above them, and no other is."""
+    synced: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    path = tmp_path / "state" / "runctl" / "state.sqlite"
+    reopened(path).close()
+    assert sorted(synced) == [tmp_path, tmp_path / "state", tmp_path / "state" / "runctl"]
+    reopened(path).close()
+    assert len(synced) == 3
+
+
+def test_a_quota_is_a_full_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite calls a quota that is used up an I/O error; the file system knows better, and is asked."""
+
+    class Quota(Nobody):
+        def writes(self, name: str, offset: int, data: bytes) -> int:
+            return IOERR_WRITE
+
+    with watched(Nobody()):
+        store = reopened(path)
+    with contextlib.closing(store), watched(Quota()):
+        for code, kind in ((errno.EDQUOT, StoreFull), (errno.EIO, StoreUnavailable)):
+            monkeypatch.setattr(tempfile, "TemporaryFile", refusing(code))
+            with pytest.raises(StoreUnavailable) as refusal:
+                create(store)
+            assert type(refusal.value) is kind
+
+
+def refusing(code: int) -> Callable[..., Any]:
+    def refuse(*_args: Any, **_more: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
 
 
 def test_a_network_file_system(path: Path) -> None:
