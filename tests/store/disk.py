@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from random import Random
 from typing import NamedTuple, assert_never
 
-from .vfs import OK, watched
+from .vfs import (
+    CANTOPEN,
+    FULL,
+    IOERR_DELETE,
+    IOERR_FSYNC,
+    IOERR_READ,
+    IOERR_TRUNCATE,
+    IOERR_WRITE,
+    OK,
+    watched,
+)
 
 SECTOR = 512
 
@@ -51,13 +61,19 @@ class SyncNames(NamedTuple):
     pass
 
 
+class FailedSync(NamedTuple):
+    """Of a file. The kernel has told of it once, and forgets: what was to be synced is never written by a later one."""
+
+    name: str
+
+
 class Told(NamedTuple):
     """Something that the program under test has begun, or has answered for."""
 
     what: str
 
 
-Operation = Make | Drop | Write | Truncate | Sync | SyncNames | Told
+Operation = Make | Drop | Write | Truncate | Sync | FailedSync | SyncNames | Told
 Image = dict[str, bytes]
 
 
@@ -67,7 +83,7 @@ class Recorder:
     def __init__(self, directory: Path) -> None:
         self.operations: list[Operation] = []
         self._directory = directory
-        self._names: set[str] = set()
+        self._names = set(os.listdir(directory))
         self._unsynced: set[str] = set()
 
     def tell(self, what: str) -> None:
@@ -115,13 +131,45 @@ class Recorder:
             self.operations.append(Make(name))
 
 
+class Failing(Recorder):
+    """A disk that refuses now and then what is asked of it. `refuses` is asked of each kind of operation."""
+
+    def __init__(self, directory: Path, refuses: Callable[[str], bool]) -> None:
+        super().__init__(directory)
+        self._refuses = refuses
+
+    def opens(self, name: str, may_create: bool) -> int:
+        return CANTOPEN if self._refuses("open") else super().opens(name, may_create)
+
+    def reads(self, name: str) -> int:
+        return IOERR_READ if self._refuses("read") else super().reads(name)
+
+    def writes(self, name: str, offset: int, data: bytes) -> int:
+        if self._refuses("write"):
+            return IOERR_WRITE
+        return FULL if self._refuses("no space") else super().writes(name, offset, data)
+
+    def truncates(self, name: str, size: int) -> int:
+        return IOERR_TRUNCATE if self._refuses("truncate") else super().truncates(name, size)
+
+    def syncs(self, name: str) -> int:
+        if self._refuses("sync"):
+            self.operations.append(FailedSync(name))
+            return IOERR_FSYNC
+        return super().syncs(name)
+
+    def deletes(self, name: str) -> int:
+        return IOERR_DELETE if self._refuses("delete") else super().deletes(name)
+
+
 @contextmanager
-def recording(directory: Path) -> Iterator[Recorder]:
-    recorder, fsync = Recorder(directory), os.fsync
+def recorded(recorder: Recorder) -> Iterator[None]:
+    """What is opened within this is recorded, and so is the program's own syncing of a directory."""
+    fsync = os.fsync
     os.fsync = recorder.synced  # type: ignore[assignment]
     try:
         with watched(recorder):
-            yield recorder
+            yield
     finally:
         os.fsync = fsync
 
@@ -138,8 +186,8 @@ class Fate(Enum):
 
 
 class _File:
-    def __init__(self) -> None:
-        self.safe = bytearray()
+    def __init__(self, content: bytes = b"") -> None:
+        self.safe = bytearray(content)
         self.pending: list[Write | Truncate] = []
 
     def sync(self) -> None:
@@ -207,9 +255,9 @@ def _torn(change: Write | Truncate, chance: Random) -> Iterator[Write | Truncate
 class Disk:
     """The operations are done on it one by one; at any moment it says what a power cut would leave."""
 
-    def __init__(self) -> None:
-        self._now: dict[str, _File] = {}
-        self._safe: dict[str, _File] = {}
+    def __init__(self, image: Image | None = None) -> None:
+        self._now = {name: _File(content) for name, content in (image or {}).items()}
+        self._safe = dict(self._now)
         self._renamed: list[tuple[str, _File | None]] = []
 
     def do(self, operation: Operation) -> None:
@@ -226,6 +274,8 @@ class Disk:
                 self._now[name].sync()
                 if names:
                     self.do(SyncNames())
+            case FailedSync(name):
+                self._now[name].pending = []
             case SyncNames():
                 self._safe, self._renamed = dict(self._now), []
             case Told():

@@ -14,7 +14,7 @@ from runctl.planner.requests import CancelJob, StopJob
 from runctl.store.interface import Acquire, Ask, Create, Put, Receipt, Release, Remove, StoreUnavailable, Write
 from runctl.store.sqlite import SqliteStore
 
-from .books import Books
+from .books import Books, read
 from .conformance import ME, OTHER, change, event
 
 BEGUN, DONE = "begun", "done"
@@ -71,9 +71,15 @@ class History:
 
     def checkpoint(self, how: str) -> None:
         """Whoever opens the file may have the log written back; a refusal of that loses nothing."""
-        db = sqlite3.connect(self._path, isolation_level=None)
-        with contextlib.closing(db), contextlib.suppress(sqlite3.OperationalError):
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as db,
+        ):
             db.execute(f"PRAGMA wal_checkpoint({how})")
+
+    def read(self, uids: set[str], groups: set[str]) -> Books:
+        """What the store says is in it."""
+        return read(self._store, uids, groups)
 
     def reopen(self) -> None:
         self._store.close()
@@ -90,7 +96,6 @@ class History:
         self.write(self.put("a2", "LaterStill", more=LONG))
         self.checkpoint("TRUNCATE")
         self.write(self.put("a2", "Last"), Ask("a2", CancelJob(at=T0, why="")))
-        self.close()
 
     def close(self) -> None:
         self._store.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -14,12 +16,12 @@ from planner.kit import T0
 
 from runctl.planner.requests import StopJob
 from runctl.store import sqlite
-from runctl.store.interface import Acquire, Ask, StoreError, done
+from runctl.store.interface import Acquire, Ask, StoreError, StoreFull, StoreUnavailable, done
 from runctl.store.sqlite import SqliteStore
 
 from .books import Books, difference, read
 from .conformance import ME
-from .disk import Disk, Fate, Image, Operation, Told, recording
+from .disk import Disk, Failing, Fate, Image, Operation, Recorder, Told, recorded
 from .history import BEGUN, DONE, History
 from .vfs import Nobody, watched
 
@@ -44,9 +46,9 @@ class Cut(NamedTuple):
 PARTLY = (Fate.LAST, Fate.SHORT, Fate.SOME, Fate.TORN)
 
 
-def cuts(operations: list[Operation], seed: int = 0) -> Iterator[Cut]:
-    """Different disks that these operations may leave; with another seed others."""
-    disk, answered, begun = Disk(), 0, 0
+def cuts(operations: list[Operation], seed: int = 0, before: Image | None = None) -> Iterator[Cut]:
+    """Different disks that these operations may leave, done on the disk `before`; with another seed others."""
+    disk, answered, begun = Disk(before), 0, 0
     seen: set[tuple[int, int, int]] = set()
     for at, operation in enumerate(operations, 1):
         disk.do(operation)
@@ -66,12 +68,16 @@ class Survivors:
     def __init__(self, directory: Path) -> None:
         self._directories = (directory / str(n) for n in itertools.count())
 
-    def fault(self, cut: Cut, held: list[Books]) -> str | None:
-        """What a store on this disk has got wrong; None if nothing."""
+    def laid(self, image: Image) -> Path:
         directory = next(self._directories)
         directory.mkdir()
-        for name, content in cut.image.items():
+        for name, content in image.items():
             (directory / name).write_bytes(content)
+        return directory
+
+    def fault(self, cut: Cut, held: list[Books]) -> str | None:
+        """What a store on this disk has got wrong; None if nothing."""
+        directory = self.laid(cut.image)
         try:
             with watched(Nobody()):
                 store = SqliteStore(directory / FILE, lambda holder: True)
@@ -100,9 +106,11 @@ def _wrong(store: SqliteStore, acknowledged: Books, begun: Books) -> str | None:
 def lived(home: Path, part: Callable[[History], None] = History.live) -> tuple[list[Operation], list[Books]]:
     """What a history in this directory did to its disk, and what had to be held after each batch."""
     home.mkdir()
-    with recording(home) as recorder:
+    recorder = Recorder(home)
+    with recorded(recorder):
         history = History(home / FILE, recorder.tell)
         part(history)
+        history.close()
     return recorder.operations, history.held
 
 
@@ -114,6 +122,86 @@ def test_power_cuts(tmp_path: Path) -> None:
     found = [survivors.fault(cut, held) for cut in cuts(operations)]
     assert [each for each in found if each is not None] == []
     assert len(found) > 500
+
+
+def test_power_cuts_while_the_last_one_is_recovered_from(tmp_path: Path) -> None:
+    """What the store has told after a cut it tells again after the next one, wherever in its opening that comes."""
+    operations, _ = lived(tmp_path / "home")
+    survivors, found = Survivors(tmp_path), []
+    for cut in itertools.islice(cuts(operations), 0, None, 40):
+        home = survivors.laid(cut.image)
+        recorder = Recorder(home)
+        with recorded(recorder), closing(SqliteStore(home / FILE, lambda holder: True)) as store:
+            told = read(store, UIDS, GROUPS)
+        found += [survivors.fault(again, [told]) for again in cuts(recorder.operations, before=cut.image)]
+    assert [each for each in found if each is not None] == []
+    assert len(found) > 100
+
+
+KINDS = ("open", "read", "write", "no space", "sync", "truncate", "delete")
+
+
+def spells(chance: Random, met: Counter[str]) -> Callable[[str], bool]:
+    """Which operations fail: now and then all of one kind, once or for a while."""
+    bad, left = "", 0
+
+    def refuses(kind: str) -> bool:
+        nonlocal bad, left
+        if left == 0 and chance.random() < 0.03:
+            bad, left = chance.choice(KINDS), chance.choice((1, 3, 10, 40))
+        refused = left > 0 and kind == bad
+        left = max(0, left - 1)
+        met[kind] += refused
+        return refused
+
+    return refuses
+
+
+class Troubled(NamedTuple):
+    """Of lives on disks that fail: which kinds of failures were met, what the store said to them, what was wrong."""
+
+    met: Counter[str]
+    refusals: list[StoreUnavailable]
+    wrong: list[str]
+
+
+def troubled(directory: Path, seeds: range) -> Troubled:
+    found = Troubled(Counter(), [], [])
+    survivors = Survivors(directory)
+    for seed in seeds:
+        home = directory / f"home {seed}"
+        home.mkdir()
+        recorder = Failing(home, spells(Random(seed), found.met))
+        with recorded(recorder):
+            history = History(home / FILE, recorder.tell, found.refusals.append)
+            history.live()
+            history.close()
+        with closing(SqliteStore(home / FILE, lambda holder: True)) as store:
+            if (left := read(store, UIDS, GROUPS)) != history.books:
+                found.wrong.append(f"seed {seed}: {difference(history.books, left)}")
+        sample = itertools.islice(cuts(recorder.operations, seed), seed, None, 16)
+        found.wrong.extend(wrong for cut in sample if (wrong := survivors.fault(cut, history.held)))
+    return found
+
+
+def test_a_disk_that_fails_now_and_then(tmp_path: Path) -> None:
+    """Each refusal is of the store's own kind and leaves nothing, also where a sync fails and what it was to write is
+    lost: the next try succeeds, and the books are right then, after reopening, and after a power cut at any moment."""
+    found = troubled(tmp_path, range(6))
+    assert found.wrong == []
+    assert [kind for kind in KINDS if not found.met[kind]] == []
+    assert {type(each) for each in found.refusals} == {StoreUnavailable, StoreFull}
+
+
+def test_a_failure_that_is_not_told_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were a commit answered for that has failed, the same would find it."""
+
+    def commit(db: sqlite3.Connection) -> None:
+        with suppress(sqlite3.OperationalError):
+            db.execute("COMMIT")
+
+    _connections(monkeypatch, lambda db: Meddled(db, COMMIT=commit))
+    assert troubled(tmp_path, range(1)).wrong
 
 
 class Meddled:
