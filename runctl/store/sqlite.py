@@ -116,8 +116,8 @@ class SqliteStore:
             try:
                 self._prepare(self._db)
                 self._reader = self._connect(path)
-            except BaseException:
-                _close_as_it_is(path, self._db)
+            except BaseException as error:
+                _close_after(error, path, self._db)
                 raise
 
     def _open(self, path: Path) -> sqlite3.Connection:
@@ -170,8 +170,8 @@ class SqliteStore:
         db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA synchronous = FULL")
-        except BaseException:
-            _close_as_it_is(path, db)
+        except BaseException as error:
+            _close_after(error, path, db)
             raise
         return db
 
@@ -428,6 +428,16 @@ def _to_wal(db: sqlite3.Connection) -> str:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
                 raise
         time.sleep(WAL_RETRY_SECONDS)
+
+
+def _close_after(error: BaseException, path: Path, db: sqlite3.Connection) -> None:
+    """A refused file is left as it is. After any other failure the log goes with its last connection, as always: if a
+    sync has failed the next process would take what it reads there for what is on the disk, and go on behind it."""
+    damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    if damaged or isinstance(error, StoreTooNew):
+        _close_as_it_is(path, db)
+    else:
+        db.close()
 
 
 def _close_as_it_is(path: Path, *connections: sqlite3.Connection) -> None:

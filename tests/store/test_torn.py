@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from random import Random
@@ -165,7 +165,11 @@ class Troubled(NamedTuple):
     wrong: list[str]
 
 
-def troubled(directory: Path, seeds: range) -> Troubled:
+# In these the first sync of the tables failed, and the next opening read them from a log that wasn't on the disk.
+BROKE_ONCE = (160, 177)
+
+
+def troubled(directory: Path, seeds: Iterable[int]) -> Troubled:
     found = Troubled(Counter(), [], [])
     survivors = Survivors(directory)
     for seed in seeds:
@@ -187,7 +191,7 @@ def troubled(directory: Path, seeds: range) -> Troubled:
 def test_a_disk_that_fails_now_and_then(tmp_path: Path) -> None:
     """Each refusal is of the store's own kind and leaves nothing, also where a sync fails and what it was to write is
     lost: the next try succeeds, and the books are right then, after reopening, and after a power cut at any moment."""
-    found = troubled(tmp_path, range(6))
+    found = troubled(tmp_path, (*range(4), *BROKE_ONCE))
     assert found.wrong == []
     assert [kind for kind in KINDS if not found.met[kind]] == []
     assert {type(each) for each in found.refusals} == {StoreUnavailable, StoreFull}
