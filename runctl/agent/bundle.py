@@ -15,6 +15,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from runctl.checkpoints.lasting import make_directories, sync
+
 ENTRY = "launch.py"
 _PACKAGES = ("agent", "checkpoints")
 _NOT_SHIPPED = frozenset({"bundle.py"})
@@ -45,13 +47,13 @@ def bundle_hash() -> str:
 def install(root: Path) -> Path:
     """Put the agent below `root` (created 0700) and return its directory, `<root>/<hash>`.
 
-    Atomic and idempotent: one that is there is taken as it is. Byte-compiled for this interpreter, so that a start
-    doesn't compile.
+    Atomic and idempotent: one that is there is taken as it is, so it is on the disk before it has its name.
+    Byte-compiled for this interpreter, so that a start doesn't compile.
     """
     target = root / bundle_hash()
     if target.is_dir():
         return target
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directories(str(root))
     building = Path(tempfile.mkdtemp(prefix=".agent-", dir=root))
     try:
         for name, content in agent_files().items():
@@ -60,8 +62,17 @@ def install(root: Path) -> Path:
             path.write_bytes(content)
         # The paths in tracebacks are those of the final place.
         compileall.compile_dir(str(building), quiet=2, stripdir=str(building), prependdir=str(target))
+        _sync_all(building)
         with contextlib.suppress(OSError):  # another start was faster: its directory has the same content
             os.rename(building, target)
+        sync(str(root))
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return target
+
+
+def _sync_all(directory: Path) -> None:
+    for path, _, names in os.walk(directory):
+        for name in names:
+            sync(os.path.join(path, name))
+        sync(path)

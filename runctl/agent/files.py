@@ -4,10 +4,11 @@ record.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
+
+from runctl.checkpoints.lasting import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,22 +70,11 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def write_json(path: str, value: Json) -> None:
     """Replace a file by this JSON so that a reader, or the next boot, sees all of it or the one before."""
     temporary = _write_temporary(path, encode(value))
     os.rename(temporary, path)
-    sync_directory(os.path.dirname(path))
+    sync(os.path.dirname(path))
 
 
 def replace_json(path: str, value: Json) -> None:
@@ -135,7 +125,7 @@ def _link_once(source: str, path: str) -> bool:
         with open(source, "rb") as file:
             data = file.read()
         os.rename(_write_temporary(path, data), path)
-    sync_directory(os.path.dirname(path))
+    sync(os.path.dirname(path))
     return True
 
 
@@ -155,10 +145,21 @@ class ExitRecord:
             os.close(descriptor)
 
     def exists(self) -> bool:
-        return os.path.lexists(self.path)
+        """Whether an end is recorded. What is no JSON isn't one: where there are no hard links, a writer that died at
+        once left an empty file.
+        """
+        try:
+            read_json(self.path)
+        except ValueError:
+            return False
+        except OSError:
+            return os.path.lexists(self.path)
+        return True
 
     def write(self, value: Json) -> bool:
         """Write it once; False if another process has."""
+        if os.path.lexists(self.path) and not self.exists():
+            os.rename(self.path, f"{self.path}.{os.getpid()}.bad")
         data = encode(value)
         try:
             descriptor = os.open(self._reserve, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -192,6 +193,7 @@ class Journal:
         self._path = path
         self._counter = counter
         self._count = 0
+        self._named = False
         self._unwritten: List[bytes] = []
 
     def resume(self) -> List[Json]:
@@ -227,6 +229,9 @@ class Journal:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self._path, flags, 0o600)
+            if not self._named:  # first: what is in a file is lost with its name
+                sync(os.path.dirname(self._path))
+                self._named = True
             size = os.fstat(descriptor).st_size
             try:
                 write_all(descriptor, b"".join(self._unwritten))

@@ -8,7 +8,6 @@ and doesn't end before that is gone.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import time
@@ -16,9 +15,10 @@ import time
 from runctl.agent import cgroup, clocks, hostlock, leftovers, policy, processes
 from runctl.agent.beats import Listener
 from runctl.agent.detach import run_program
-from runctl.agent.files import ExitRecord, complain, create_json, read_json, write_all
+from runctl.agent.files import ExitRecord, complain, create_json, encode, parse_lines, read_json, write_all
 from runctl.agent.orders import OrdersFile
 from runctl.agent.spec import BadSpec, Spec, read_spec
+from runctl.checkpoints.lasting import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,27 +53,14 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
     except OSError:
         return 0  # started before, and alive
     me = processes.identity(os.getpid())
-    if not create_json(os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall}):
-        return 0  # started before, and over
     record = ExitRecord(run_dir)
-    try:
-        record.reserve()
-        spec = read_spec(run_dir)
-    except BadSpec as error:
-        record.write(_ending(run_dir, None, started, "start_failed", str(error)))
-        return 1
-    except OSError as error:
-        record.write(_ending(run_dir, None, started, "start_failed", f"the run directory can't be written: {error}"))
-        return 1
-    if spec.launch_before is not None and started.wall > spec.launch_before + LATE_SECONDS:
-        record.write(_ending(run_dir, spec, started, "not_started", "the start took too long, and is given up"))
+    spec = begin(run_dir, record, me, started)
+    if spec is None:
         return 1
     try:
-        _pass_fence(spec)
         lock = _take_host(spec)
     except Refused as refusal:
-        value = _ending(run_dir, spec, started, refusal.reason, refusal.detail)
-        record.write({**value, "holder": refusal.holder})
+        _refuse(spec, record, refusal, started)
         return 1
     lock.write_holder(_holder(spec, me, me, started))
     agent, pipe, beats = _start_agent(entry, spec, umask, run_lock, lock.descriptor)
@@ -94,6 +81,37 @@ def guard(entry: str, run_dir: str, umask: int) -> int:
         lock.write_holder({})
     os.close(pipe)
     return 0
+
+
+def begin(run_dir: str, record: ExitRecord, me: Json, started: clocks.Now) -> Optional[Spec]:
+    """Claim the attempt and what no other attempt may have passed; None if it is not to be started: it was before, or
+    `exit.json` says why.
+    """
+    if not create_json(os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall}):
+        return None  # started before, and over
+    try:
+        record.reserve()
+        spec = read_spec(run_dir)
+    except BadSpec as error:
+        record.write(_ending(run_dir, None, started, "start_failed", str(error)))
+        return None
+    except OSError as error:
+        record.write(_ending(run_dir, None, started, "start_failed", f"the run directory can't be written: {error}"))
+        return None
+    if spec.launch_before is not None and started.wall > spec.launch_before + LATE_SECONDS:
+        record.write(_ending(run_dir, spec, started, "not_started", "the start took too long, and is given up"))
+        return None
+    try:
+        _pass_fence(spec)
+    except Refused as refusal:
+        _refuse(spec, record, refusal, started)
+        return None
+    return spec
+
+
+def _refuse(spec: Spec, record: ExitRecord, refusal: Refused, started: clocks.Now) -> None:
+    value = _ending(spec.run_dir, spec, started, refusal.reason, refusal.detail)
+    record.write({**value, "holder": refusal.holder})
 
 
 def _salvage(spec: Spec, orders: OrdersFile, started: clocks.Now, died_at: float) -> None:
@@ -122,25 +140,24 @@ def _pass_fence(spec: Spec) -> None:
     if spec.home_fence is None:
         return
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(spec.home_fence, flags, 0o600)
     except OSError as error:
         raise Refused(f"the fence `{spec.home_fence}` can't be opened: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            value = json.loads(os.pread(descriptor, 4096, 0) or b"{}")
-        except ValueError:
-            value = {}  # torn by a crash of the machine, which ended every attempt that it could have named
-        highest = value if isinstance(value, dict) else {"attempt": value}
-        for name, mine in (("attempt", spec.attempt), ("epoch", spec.epoch)):
-            other = highest.get(name)
-            if isinstance(other, int) and other > mine:
-                raise Refused(f"{name} {other} of `{spec.job}` has been started, this is {name} {mine}")
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        write_all(descriptor, json.dumps({"attempt": spec.attempt, "epoch": spec.epoch}).encode())
+        passed = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        for highest in parse_lines(passed):
+            for name, mine in (("attempt", spec.attempt), ("epoch", spec.epoch)):
+                other = highest.get(name)
+                if isinstance(other, int) and other > mine:
+                    raise Refused(f"{name} {other} of `{spec.job}` has been started, this is {name} {mine}")
+        # Appended: a power cut while what was there is written anew would let every earlier attempt pass. The line
+        # before may lack its end.
+        line = encode({"attempt": spec.attempt, "epoch": spec.epoch})
+        write_all(descriptor, line if passed.endswith(b"\n") or not passed else b"\n" + line)
         os.fsync(descriptor)
+        sync(os.path.dirname(os.path.abspath(spec.home_fence)))
     except OSError as error:
         raise Refused(f"the fence `{spec.home_fence}` can't be written: {error.strerror}") from None
     finally:

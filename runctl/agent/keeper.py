@@ -13,10 +13,11 @@ from runctl.checkpoints import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Optional
+    from typing import Any, Callable, Dict, List, Optional
 
     from runctl.agent.clocks import Now
     from runctl.agent.spec import Spec
+    from runctl.checkpoints.durable import Durable
 
     Json = Dict[str, Any]
 
@@ -38,8 +39,11 @@ class Keeper:
     when the content
     was noticed, which is how old it is."""
 
-    def __init__(self, spec: Spec, event: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, spec: Spec, event: Callable[[str, str], None], fork: Callable[..., Helper] = fork_helper
+    ) -> None:
         self._spec = spec
+        self._fork = fork
         self._event = event
         self._watch = Watch(spec.checkpoint.dir, spec.checkpoint.format)
         self._journal = Journal(os.path.join(spec.run_dir, "checkpoints.jsonl"), "line")
@@ -98,7 +102,7 @@ class Keeper:
         if self._restored is None:
             if self.helper is None:
                 self._make_directory()
-                self.helper = fork_helper(saver.prepare(self._spec), "prepare")
+                self.helper = self._fork(saver.prepare(self._spec), "prepare")
             ended = self.helper.descriptor < 0
             for report in self.helper.reports():
                 if "restored" in report:
@@ -141,6 +145,7 @@ class Keeper:
         spec = self._spec
         settled: Dict[str, float] = {}
         numbers = [0, *durable.numbers(spec.checkpoint.destination, spec.uid, spec.attempt)]
+        kept: Dict[int, Json] = {}
         for line in self._journal.resume():
             seq, at, status = line.get("seq"), line.get("at"), line.get("status")
             if line.get("attempt") != spec.attempt or not isinstance(seq, int) or not isinstance(at, (int, float)):
@@ -148,15 +153,41 @@ class Keeper:
             numbers.append(seq)
             if status == "durable":
                 self._durable += 1
-                if self._newest_durable is None or self._newest_durable["seq"] < seq:
-                    self._durable_before, self._newest_durable = self._newest_durable, line
+                kept[seq] = line
+            elif status in ("invalid", "pruned"):
+                self._durable -= status == "invalid" and seq in kept
+                kept.pop(seq, None)
             if status in ("durable", "invalid"):
                 settled[str(line.get("name"))] = at
+        for line in self._reconcile(kept):
+            self._durable += 1
+            settled[str(line["name"])] = line["at"]
+        self._durable_before, self._newest_durable = [None, None, *(kept[seq] for seq in sorted(kept))][-2:]
         newest = None if self._newest_durable is None else str(self._newest_durable.get("name"))
         self._watch.resume(max(numbers), settled, newest, began)
         if isinstance(settling, (int, float)):
             self._watch.settling = max(self._watch.settling, float(settling))
         self._restored = ""
+
+    def _reconcile(self, kept: Dict[int, Json]) -> List[Json]:
+        """Bring the journal, and `kept` of it, in line with the copies on the disk: whoever died may have made or
+        removed one without having noted it. Returns the lines of those that were not noted.
+        """
+        from runctl.checkpoints import durable
+
+        root, uid, attempt = self._spec.checkpoint.destination, self._spec.uid, self._spec.attempt
+        if not os.path.isdir(os.path.dirname(durable.directory(root, uid, attempt, 0))):
+            return []  # a destination that isn't mounted has lost nothing
+        copies = [each for each in durable.list_durable(root, uid) if each.attempt == attempt]
+        for seq in sorted(set(kept) - {each.seq for each in copies}):
+            line = kept.pop(seq)
+            self._journal.append({"attempt": attempt, "seq": seq, "at": line["at"], "status": "pruned"})
+        found = []
+        for each in copies:
+            if each.seq not in kept:
+                kept[each.seq] = self._journal.append(_line_of(each, self._spec.checkpoint.dir))
+                found.append(kept[each.seq])
+        return found
 
     # While it runs, and after
 
@@ -251,8 +282,8 @@ class Keeper:
             }
             self._busy, self._began, self._reported = candidate, now.active, False
             self._verdict = {}
-            cut_off = candidate.may_be_torn(self.cut_off)
-            self.helper = fork_helper(saver.settle(self._spec, candidate, facts, keep, cut_off), "settle")
+            doubted = candidate.doubted(self.cut_off)
+            self.helper = self._fork(saver.settle(self._spec, candidate, facts, keep, doubted), "settle")
             return True
         return False
 
@@ -300,6 +331,9 @@ class Keeper:
         elif "pruned" in report:
             old = report["pruned"]
             self._journal.append({**old, "at": now.wall, "status": "pruned"})
+            before = self._durable_before
+            if before is not None and (before["attempt"], before["seq"]) == (old["attempt"], old["seq"]):
+                self._durable_before = None
         elif "changed" in report:
             self._reported = True
             self._watch.touched(candidate, now.active)
@@ -381,3 +415,23 @@ class Keeper:
             "attempt": self._spec.attempt,
             "saved_in": None,
         }
+
+
+def _line_of(copy: Durable, directory: str) -> Json:
+    """What the journal would say of a durable copy, by its manifest."""
+    from runctl.checkpoints import durable
+
+    facts = {fact: copy.manifest.get(fact) for fact in ("name", "step", "epoch", "bytes", "format")}
+    at, name = copy.manifest.get("at"), str(facts["name"])
+    return {
+        **facts,
+        "seq": copy.seq,
+        "at": at if isinstance(at, (int, float)) else 0.0,
+        "path": os.path.join(directory, name),
+        "status": "durable",
+        "detail": "was durable, but not noted yet, when its agent died",
+        "durable_path": copy.path,
+        "sha256": durable.checksum(copy.manifest),
+        "attempt": copy.attempt,
+        "saved_in": None,
+    }

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 VERSION = 1
 HEARTBEAT_SECONDS = 15.0
 STATE_SECONDS = 1.0
+# The event of it: on the disk before anything that the training saves is durable.
+TRAINING_STARTED = "training_started"
 
 
 class StateFile:

@@ -9,7 +9,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict
+    from typing import Any, Callable, Dict, FrozenSet
 
     from runctl.agent.spec import Spec
     from runctl.agent.watch import Candidate
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     Report = Callable[[Json], None]
 
 
-def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bool) -> Callable[[Report], None]:
+def settle(
+    spec: Spec, candidate: Candidate, facts: Json, keep: int, doubted: FrozenSet[str]
+) -> Callable[[Report], None]:
     """Validate a candidate and, if it is whole, copy it durably and prune. Reports `verdict`, then `durable`, then
-    `pruned`; `withdrawn` before a verdict that tells something about the last one, too. `cut_off`: the training ended
-    while it may have been writing it.
+    `pruned`; `withdrawn` before a verdict that tells something about the last one, too. `doubted`: the formats that
+    can't tell whether it is whole, if it was being written when the training or the machine ended.
     """
 
     def work(report: Report) -> None:
@@ -29,7 +31,7 @@ def settle(spec: Spec, candidate: Candidate, facts: Json, keep: int, cut_off: bo
 
         path = os.path.join(spec.checkpoint.dir, candidate.name)
         verdict = formats.validate(path, spec.checkpoint.format, spec.checkpoint.command)
-        if verdict.valid and cut_off and verdict.format in formats.UNPROVEN:
+        if verdict.valid and verdict.format in doubted:
             detail = "may be torn: it was being written when the training ended, and its format can't tell"
             verdict = formats.Verdict(False, verdict.format, detail)
             if verdict.format == "directory":

@@ -205,7 +205,7 @@ class Supervisor:
         self.seen.training_since = now.active
         self.training_wall = now.wall
         self.progress.begin(now)
-        self.event("training_started", f"pid {self.training.pid}")
+        self.event(record.TRAINING_STARTED, f"pid {self.training.pid}")
         self._run_hooks("after_start", self.spec.hooks.after_start, now)
 
     def end_early(self, reason: str, detail: str, now: Now) -> None:

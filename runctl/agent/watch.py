@@ -14,7 +14,7 @@ from runctl.checkpoints import names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
+    from typing import Any, Dict, FrozenSet, Iterator, List, Optional, Set, Tuple
 
     Json = Dict[str, Any]
     Key = Tuple[int, ...]
@@ -35,20 +35,30 @@ LONGEST_REST = 5.0
 # A directory that was changed this recently may be changed again within the resolution of its mtime.
 RACY_SECONDS = 1.5
 MAX_WALK = 20_000
+# What nobody syncs is on the disk after this: Linux writes back what is 30 s old, every 5 s, and its file systems
+# commit every 5 s to 30 s.
+UNWRITTEN_SECONDS = 60.0
+# Of these, one that lacks its end looks like a whole one.
+UNPROVEN = frozenset(("opaque", "pickle", "directory"))
+# Nor do these say of each byte that it is the one that was written: after a power cut a size may be right, and the
+# content zeros.
+UNSUMMED = UNPROVEN | {"npy", "json", "safetensors"}
 # Formats that say themselves whether they are whole, so that waiting isn't needed.
 SELF_PROVING = frozenset(("torch", "zip", "npz", "safetensors"))
 
 
 class CutOff:
     """An end that may have come in the middle of a save, `at` that wall-clock instant. `answered`: the training ended
-    by itself and well when it was told to, so that what it began to save only then is whole.
+    by itself and well when it was told to, so that what it began to save only then is whole. `machine`: the machine
+    went down with it.
     """
 
-    __slots__ = ("answered", "at")
+    __slots__ = ("answered", "at", "machine")
 
-    def __init__(self, at: float, answered: bool = False) -> None:
+    def __init__(self, at: float, answered: bool = False, machine: bool = False) -> None:
         self.at = at
         self.answered = answered
+        self.machine = machine
 
 
 class Candidate:
@@ -107,9 +117,17 @@ class Candidate:
 
     def may_be_torn(self, end: Optional[CutOff]) -> bool:
         """Whether it may have been under way when the training ended."""
-        if end is None or self.proven or (end.answered and self.answers):
-            return False
-        return self.mtime > end.at - self.stable
+        return bool(self.doubted(end))
+
+    def doubted(self, end: Optional[CutOff]) -> FrozenSet[str]:
+        """The formats of which it is believed to be whole only by what it proves itself, for how the training ended."""
+        if end is None:
+            return frozenset()
+        if end.machine and self.mtime > end.at - UNWRITTEN_SECONDS:
+            return UNSUMMED
+        if self.proven or (end.answered and self.answers) or self.mtime <= end.at - self.stable:
+            return frozenset()
+        return UNPROVEN
 
     @property
     def ready_at(self) -> float:

@@ -15,6 +15,7 @@ import shutil
 import stat
 
 from runctl.checkpoints.formats import Invalid, list_files
+from runctl.checkpoints.lasting import make_directories, sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,14 +58,7 @@ def directory(root: str, uid: str, attempt: int, seq: int) -> str:
 
 def make_directory(root: str, uid: str, attempt: int) -> None:
     """Make the directory of an attempt's copies, with names that a power cut doesn't take back. Raises OSError."""
-    path = os.path.dirname(directory(root, uid, attempt, 0))
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    sync(os.path.dirname(path))
-    sync(root)
-    try:
-        sync(os.path.dirname(os.path.abspath(root)))
-    except PermissionError:
-        pass  # not ours to read: whoever made the root has seen to its name
+    make_directories(os.path.dirname(directory(root, uid, attempt, 0)), levels=3)
 
 
 def store(source: str, root: str, facts: Json) -> Json:
@@ -119,7 +113,8 @@ def _copy_all(source: str, data: str, name: str) -> List[Json]:
         origin = os.path.join(source, member) if member else source
         size, digest, mode = copy_file(origin, target)
         files.append({"path": relative, "bytes": size, "sha256": digest, "mode": mode})
-    for directory_path, _, _ in os.walk(data):
+    # With the directory above: a manifest whose `data` a power cut takes back would vouch for nothing.
+    for directory_path, _, _ in os.walk(os.path.dirname(data)):
         sync(directory_path)
     if _fingerprint(source) != before:
         raise Changed(name)
@@ -220,17 +215,6 @@ def digest_of(descriptor: int) -> Tuple[int, str]:
             return size, digest.hexdigest()
         digest.update(chunk)
         size += len(chunk)
-
-
-def sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: str, value: Json) -> None:

@@ -7,6 +7,7 @@ import shutil
 
 from runctl.checkpoints import durable, formats
 from runctl.checkpoints.durable import Damaged
+from runctl.checkpoints.lasting import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,5 +85,5 @@ def _install(building: str, name: str, target_dir: str) -> str:
         os.unlink(final)
     os.rename(content, final)
     shutil.rmtree(building, ignore_errors=True)
-    durable.sync(target_dir)
+    sync(target_dir)
     return final

@@ -8,6 +8,7 @@ import os
 
 from runctl.checkpoints import durable
 from runctl.checkpoints.formats import list_files
+from runctl.checkpoints.lasting import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _digest(path: str) -> str:
 def _remove(old: durable.Durable) -> None:
     """The manifest goes first: a crash in between leaves something that is no checkpoint, for the next sweep."""
     os.unlink(os.path.join(old.path, durable.MANIFEST))
-    durable.sync(old.path)
+    sync(old.path)
     doomed = os.path.join(os.path.dirname(old.path), durable.DOOMED_PREFIX + os.path.basename(old.path))
     os.rename(old.path, doomed)
     durable.remove(doomed)

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from runctl.agent.files import write_json
+from runctl.checkpoints.lasting import make_directories
 from runctl.planner.record import Orders
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make it, with names that a power cut doesn't take back up to the home's: an attempt whose directory is gone would
+    count as never started, and be started again.
+    """
+    make_directories(str(run_dir), levels=4)
 
 
 def write_orders(run_dir: Path, orders: Orders, epoch: int) -> None:

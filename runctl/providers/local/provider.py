@@ -27,7 +27,7 @@ from runctl.planner.observed import Dead, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
-from runctl.providers.local.files import write_orders
+from runctl.providers.local.files import make_run_dir, write_orders
 from runctl.providers.local.foreign import foreign_trainings
 from runctl.workspace.materialize import materialize
 from runctl.workspace.problems import WorkspaceError
@@ -220,7 +220,7 @@ class LocalMachine:
 
     def _prepare(self, run_dir: Path, record: Record, launch: Launch, epoch: int) -> None:
         generation = launch.generation
-        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_run_dir(run_dir)
         work = run_dir / "work"
         if not work.exists():
             materialize(self._home.code / generation.source.code_hash, work)

@@ -19,6 +19,7 @@ import msgspec
 from runctl.agent.files import parse_lines
 from runctl.agent.leftovers import SALVAGED, is_run_held
 from runctl.agent.processes import STOPPED, Process, look_for, orphans, programs, table
+from runctl.agent.record import TRAINING_STARTED
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
 
@@ -82,18 +83,31 @@ def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watche
     if watchers.guardian:
         return Starting(as_of=now), watchers
     # Both are gone. The exit record may have been written between the two looks.
+    seen = left_behind(run_dir, now)
+    if isinstance(seen, Ended):
+        return seen, Watchers()
+    return (Starting(as_of=now) if orphans(run_id, table()) else seen), watchers
+
+
+def left_behind(run_dir: Path, now: datetime) -> AttemptSeen:
+    """What the files alone say of an attempt of which no process is left, as after a power cut."""
     exit_record = read_json(run_dir / "exit.json")
     if exit_record is not None:
-        return _ended(exit_record, run_dir, now), Watchers()
-    if orphans(run_id, table()):
-        return Starting(as_of=now), watchers
-    return _dead(claim or {}, state, run_dir, now), watchers
+        return _ended(exit_record, run_dir, now)
+    if not any(os.path.lexists(run_dir / name) for name in TRACES):
+        return Absent(as_of=now)
+    return _dead(read_json(run_dir / "claim.json") or {}, read_json(run_dir / "state.json"), run_dir, now)
 
 
 def may_have_unsaved(run_dir: Path) -> bool:
     """Whether an attempt found dead may have saved something that nobody has looked through since."""
+    if os.path.lexists(run_dir / SALVAGED):
+        return False
     state = read_json(run_dir / "state.json")
-    return (state is None or state.get("training") is not None) and not os.path.lexists(run_dir / SALVAGED)
+    if state is None or state.get("training") is not None:
+        return True
+    # After a power cut the state may be one of before the training; events are synced.
+    return any(line.get("event") == TRAINING_STARTED for line in read_lines(run_dir / "events.jsonl"))
 
 
 def _is_able(process: Process | Literal[False] | None) -> bool:
@@ -115,8 +129,7 @@ def _untold(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Wat
     """An attempt of which neither claim nor state tells anything. It is absent only if nothing of an agent is there and
     no process either: a directory that was swept away isn't the end of those that run in it, and a file that can't be
     read (too many open files, say) isn't a file that isn't there."""
-    traces = [run_dir / name for name in TRACES if os.path.lexists(run_dir / name)]
-    for path in traces:
+    for path in (run_dir / name for name in TRACES if os.path.lexists(run_dir / name)):
         try:
             os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
         except OSError as error:
@@ -125,7 +138,7 @@ def _untold(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Wat
     watchers = _watchers(None, None, run_dir)
     if watchers.alive or orphans(run_id, table()) or is_run_held(str(run_dir)):
         return Starting(as_of=now), watchers
-    return (_dead({}, None, run_dir, now) if traces else Absent(as_of=now)), watchers
+    return left_behind(run_dir, now), watchers
 
 
 def agent_events(run_dir: Path, after: int, attempt: int) -> tuple[tuple[int, Event], ...]:
@@ -264,8 +277,7 @@ def _ended(record: Json, run_dir: Path, now: datetime) -> AttemptSeen:
     durable = _whole(_object(record.get("checkpoints")).get("durable")) or 0
     newest = checkpoint_ref(record.get("newest_durable"))
     if reason is EndReason.LOST:
-        noted, count = _noted(run_dir)
-        newest, durable = _newer(newest, noted), max(durable, count)
+        newest, durable = _told_or_noted(newest, durable, run_dir)
     return Ended(
         as_of=now,
         end=AttemptEnd(
@@ -288,32 +300,31 @@ def _ended(record: Json, run_dir: Path, now: datetime) -> AttemptSeen:
 def _dead(claim: Json, state: Json | None, run_dir: Path, now: datetime) -> AttemptSeen:
     state = state or {}
     checkpoints = _object(state.get("checkpoints"))
-    noted, count = _noted(run_dir)
+    newest = checkpoint_ref(checkpoints.get("newest_durable"))
+    newest, durable = _told_or_noted(newest, _whole(checkpoints.get("durable")) or 0, run_dir)
     return Dead(
         as_of=now,
         started_at=instant(state.get("started_at")) or instant(claim.get("claimed_at")),
         last_seen=instant(state.get("heartbeat")) or instant(claim.get("claimed_at")),
         active=_number(state.get("active")),
-        durable=max(_whole(checkpoints.get("durable")) or 0, count),
-        newest=_newer(checkpoint_ref(checkpoints.get("newest_durable")), noted),
+        durable=durable,
+        newest=newest,
     )
 
 
-def _noted(run_dir: Path) -> tuple[CheckpointRef | None, int]:
-    """The newest durable checkpoint of an agent's journal, and how many it has noted: each line is on the disk before
-    anybody hears of it, while the state is written now and then."""
+def _told_or_noted(told: CheckpointRef | None, count: int, run_dir: Path) -> tuple[CheckpointRef | None, int]:
+    """The newest durable checkpoint by what state or exit record tell and the agent's journal notes, and how many there
+    were. Each line of the journal is on the disk before anybody hears of it, while the state is written now and then:
+    it may still tell of one that was withdrawn or pruned since."""
     durable: dict[tuple[int, int], CheckpointRef] = {}
-    count = 0
+    if told is not None:
+        durable[told.attempt, told.seq] = told
+    noted = 0
     for line in read_lines(run_dir / "checkpoints.jsonl"):
         ref = checkpoint_ref(line)
-        if line.get("status") == "pruned":
+        if line.get("status") in ("pruned", "invalid"):
             durable = {key: kept for key, kept in durable.items() if key != (line.get("attempt"), line.get("seq"))}
         elif line.get("status") == "durable" and ref is not None:
             durable[ref.attempt, ref.seq] = ref
-            count += 1
-    return (durable[max(durable)] if durable else None), count
-
-
-def _newer(one: CheckpointRef | None, other: CheckpointRef | None) -> CheckpointRef | None:
-    known = [ref for ref in (one, other) if ref is not None]
-    return max(known, key=lambda ref: (ref.attempt, ref.seq), default=None)
+            noted += 1
+    return (durable[max(durable)] if durable else None), max(count, noted)
