@@ -45,19 +45,24 @@ def bundle_hash() -> str:
 
 
 def install(root: Path) -> Path:
-    """Put the agent below `root` (created 0700) and return its directory, `<root>/<hash>`.
+    """Put the agent below `root` and return its directory, `<root>/<hash>`."""
+    return deliver(root, bundle_hash(), agent_files())
+
+
+def deliver(root: Path, name: str, files: dict[str, bytes]) -> Path:
+    """Put these files into `<root>/<name>`, which is returned; `root` is created 0700.
 
     Atomic and idempotent: one that is there is taken as it is, so it is on the disk before it has its name.
     Byte-compiled for this interpreter, so that a start doesn't compile.
     """
-    target = root / bundle_hash()
+    target = root / name
     if target.is_dir():
         return target
     make_directories(str(root))
     building = Path(tempfile.mkdtemp(prefix=".agent-", dir=root))
     try:
-        for name, content in agent_files().items():
-            path = building / name
+        for inner, content in files.items():
+            path = building / inner
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         # The paths in tracebacks are those of the final place.

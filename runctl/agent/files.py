@@ -94,7 +94,7 @@ def create_json(path: str, value: Json) -> bool:
     try:
         return _link_once(temporary, path)
     finally:
-        os.unlink(temporary)
+        _discard(temporary)
 
 
 def _write_temporary(path: str, data: bytes) -> str:
@@ -112,7 +112,7 @@ def _write_temporary(path: str, data: bytes) -> str:
 
 
 def _link_once(source: str, path: str) -> bool:
-    """Give a finished file its final name unless that is taken."""
+    """Give a finished file a name unless that is taken. It may lose the one that it has."""
     try:
         os.link(source, path)
     except FileExistsError:
@@ -122,11 +122,16 @@ def _link_once(source: str, path: str) -> bool:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             return False
-        with open(source, "rb") as file:
-            data = file.read()
-        os.rename(_write_temporary(path, data), path)
+        os.rename(source, path)
     sync(os.path.dirname(path))
     return True
+
+
+def _discard(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 class ExitRecord:
@@ -178,10 +183,7 @@ class ExitRecord:
             self.release()
 
     def release(self) -> None:
-        try:
-            os.unlink(self._reserve)
-        except OSError:
-            pass
+        _discard(self._reserve)
 
 
 class Journal:

@@ -35,8 +35,8 @@ SYNCING = ("fsync", "fdatasync")
 # A file system's clock moves in steps: a file that changed this recently may change again without its mtime.
 CLOCK_STEP_NS = 50_000_000
 # Of more names than this that wait to be synced, not each may be the only one that survives, or doesn't.
-MANY = 8
-# What lies under such a name is never read, only swept: that it is there matters, not what it holds.
+MANY = 6
+# What lies under such a name is never read, only swept: disks that differ in nothing else are judged once.
 SCRAP = re.compile(r"\.tmp$|/\.(partial|doomed|restoring|agent)-|/\.exit\.reserve$")
 
 
@@ -101,8 +101,8 @@ class Recorder:
         self._numbers = itertools.count()
         self._read: dict[int, tuple[int, int, bytes]] = {}
         self._pending: list[Renaming] = []
-        self._promised: list[Any] = []
-        self._seen: set[tuple[tuple[object, ...], int]] = set()
+        self.promised: list[tuple[Any, ...]] = []
+        self._seen: set[tuple[Disk, int]] = set()
         self._state: object = None
         self.points = 0
         self.syncs: dict[str, int] = {}
@@ -113,7 +113,7 @@ class Recorder:
 
     def promise(self, *what: Any) -> None:
         """Somebody has been told this: from now on it must hold after a cut."""
-        self._promised.append(what)
+        self.promised.append(what)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -152,9 +152,9 @@ class Recorder:
         """A cut may come here."""
         self._look()
         self.points += 1
-        promised = tuple(self._promised)
+        promised = tuple(self.promised)
         for disk in self._disks():
-            key = (tuple(_without_scrap(each) for each in disk), len(promised))
+            key = (tuple(each for each in disk if not SCRAP.search(each[0])), len(promised))
             if key not in self._seen:
                 self._seen.add(key)
                 self.cuts.append(Cut(disk, promised, before))
@@ -309,10 +309,6 @@ def _where() -> str:
             found.append(f"{module}.{frame.f_code.co_name}:{frame.f_lineno}")
         frame = frame.f_back  # type: ignore[assignment]
     return " < ".join(found) or "the test"
-
-
-def _without_scrap(each: tuple[str, Found]) -> object:
-    return each[0] if SCRAP.search(each[0]) else each
 
 
 def _lead(names: dict[str, int], name: str, target: int | None) -> None:

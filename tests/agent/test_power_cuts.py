@@ -5,21 +5,26 @@ The agent's own code works on a recorded directory (`power_cut`); its recovery i
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import marshal
 import os
+import re
+import shutil
 import struct
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runctl.agent import guardian, saver
+from runctl.agent import bundle, guardian, saver
 from runctl.agent.child import Helper
 from runctl.agent.clocks import Now
 from runctl.agent.files import ExitRecord, Journal, write_json
@@ -105,6 +110,15 @@ class Disk:
             },
         }
 
+    def pass_fence(self, attempt: int) -> bool:
+        """Whether that attempt may start. Its run directory is made anew."""
+        run_dir = self.run_dir(attempt)
+        shutil.rmtree(run_dir, ignore_errors=True)
+        make_run_dir(run_dir)
+        write_json(str(run_dir / "spec.json"), self.spec(attempt))
+        started = Now(time.time(), 0.0, 0.0)
+        return guardian.begin(str(run_dir), ExitRecord(str(run_dir)), ANOTHER_BOOT, started) is not None
+
 
 class Life:
     """One attempt's agent at work, without its processes: what guardian, supervisor and keeper write, and a training
@@ -137,8 +151,15 @@ class Life:
         self._tell("preparing")
         while self._keeper.prepare(self._now()) is None:
             pass
+        self._active += 1.0
         self._event(TRAINING_STARTED, "pid 1")
         self._tell("training")
+
+    def tell_from_now_on(self, recorder: Recorder) -> Recorder:
+        """Go on before another recorder, which takes over what was promised and returns."""
+        recorder.promised += self._recorder.promised
+        self._recorder = recorder
+        return recorder
 
     def _now(self) -> Now:
         return Now(self._wall + self._active, self._active, self._active)
@@ -185,6 +206,13 @@ class Life:
             if self._poll(still_writing=True):
                 self._tell("training")
 
+    def sleep(self, seconds: float) -> None:
+        """The agent is held for so long."""
+        self._active += seconds
+
+    def say_alive(self) -> None:
+        self._tell("training")
+
     def _poll(self, still_writing: bool) -> bool:
         changed = self._keeper.poll(self._now(), self._keep, still_writing, None)
         newest = self._keeper.state()["newest_durable"]
@@ -220,12 +248,22 @@ class Life:
 class Judge:
     """Runs the recovery on a disk, and says what is wrong with the outcome."""
 
-    def __init__(self, disk: Disk, contents: dict[str, set[bytes]], attempt: int = 1, keep: int = 1) -> None:
-        """`contents`: what the training has saved whole, by the path in a durable copy."""
+    def __init__(
+        self,
+        disk: Disk,
+        contents: dict[str, set[bytes]],
+        attempt: int = 1,
+        keep: int = 1,
+        withdrawn: tuple[int, int] | None = None,
+    ) -> None:
+        """`contents`: what the training has saved, by the path in a durable copy. `withdrawn`: attempt and number of
+        the one that the agent takes back.
+        """
         self._disk = disk
         self._contents = contents
         self._attempt = attempt
         self._keep = keep
+        self._withdrawn = withdrawn
 
     def faults(self, cut: Cut) -> list[str]:
         lay_out(cut.disk, self._disk.root)
@@ -268,13 +306,13 @@ class Judge:
     def _not_noted(self, run_dir: Path, promised: dict[str, list[Any]]) -> Iterable[str]:
         """What is told of the attempt if nobody salvages it."""
         noted = {(line["attempt"], line["seq"]) for line in seeing.read_lines(run_dir / "checkpoints.jsonl")}
-        if not noted.issuperset(promised["durable"]):
+        if not noted.issuperset(each for each in promised["durable"] if each[0] == self._attempt):
             yield f"of the durable checkpoints only {sorted(noted)} are noted"
 
     def _wrong_end(self, seen: Dead | Ended, promised: dict[str, list[Any]]) -> Iterable[str]:
         if promised["exit"] and not isinstance(seen, Ended):
             yield "an end that was recorded is lost"
-        if isinstance(seen, Dead) and seen.started_at is None:
+        if promised["claimed"] and isinstance(seen, Dead) and seen.started_at is None:
             yield "nobody can say when the attempt began"
         if isinstance(seen, Ended) and seen.end.reason is not EndReason.LOST and seen.end.exit_code != EXIT_CODE:
             yield f"the exit code is told as {seen.end.exit_code}"
@@ -301,14 +339,12 @@ class Judge:
         whole = [(copy.attempt, copy.seq) for copy in copies]
         for known in promised["durable"]:
             newer = [each for each in whole if each > known]
-            if known not in whole and len(newer) < self._keep and not self._may_be_withdrawn(known):
+            if known not in whole and len(newer) < self._keep and known != self._withdrawn:
                 yield f"the durable checkpoint {known} is lost, there are {whole}"
 
-    def _may_be_withdrawn(self, known: tuple[int, int]) -> bool:
-        return False
-
     def _wrong_newest(self, newest: CheckpointRef | None, promised: dict[str, list[Any]]) -> Iterable[str]:
-        copies = durable.list_durable(str(self._disk.home / "checkpoints"), UID)
+        known = durable.list_durable(str(self._disk.home / "checkpoints"), UID)
+        copies = [copy for copy in known if copy.attempt == self._attempt]
         if newest is None:
             if copies:
                 yield f"no checkpoint is known of, there is {copies[-1].path}"
@@ -336,6 +372,11 @@ class Judge:
 
 
 PROMISES = ("claimed", "event", "durable", "exit")
+Deaf = Callable[[str], bool]
+
+
+def hears(_where: str) -> bool:
+    return False
 
 
 def judge_all(recorder: Recorder, judge: Judge) -> dict[str, str]:
@@ -348,6 +389,11 @@ def judge_all(recorder: Recorder, judge: Judge) -> dict[str, str]:
     return found
 
 
+def first_fault(recorder: Recorder, judge: Judge) -> str | None:
+    with unsynced():
+        return next((fault for cut in recorder.cuts for fault in judge.faults(cut)), None)
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """In memory where there is such a place: a thousand disks are laid out."""
@@ -356,23 +402,235 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         yield Disk(Path(directory))
 
 
-def record_saves(disk: Disk, deaf: Callable[[str], bool] = lambda where: False) -> tuple[Recorder, Judge]:
+def record_saves(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, Judge]:
     """An attempt that saves files with checksums and without, carefully and not, and keeps one."""
-    contents: dict[str, set[bytes]] = {}
     recorder = Recorder(disk.root, deaf)
     life = Life(disk, recorder)
-    saves = {"epoch-1.pt": torch_file(1), "epoch-2.pt": torch_file(2), "epoch-3.safetensors": safetensors_file(3)}
     with recorder.watching():
         life.begin()
-        for name, content in saves.items():
-            contents[name] = {content}
+        for name, content in FILES.items():
             life.save(name, content, careful=name == "epoch-2.pt")
             life.watch(3)
         life.end()
-    return recorder, Judge(disk, contents)
+    return recorder, Judge(disk, contents_of(FILES))
 
 
-def test_saves(disk: Disk) -> None:
-    """Files that a script saves, each pushing out the one before it."""
-    recorder, judge = record_saves(disk)
+def record_directories(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, Judge]:
+    """An attempt whose last directory is taken for whole too soon, and withdrawn."""
+    life = Life(disk, Recorder(disk.root))
+    life.begin()
+    files = {"epoch-1/a.bin": b"1" * 90, "epoch-2/a.bin": b"2" * 90, "epoch-2/b.bin": b"two"}
+    recorder = life.tell_from_now_on(Recorder(disk.root, deaf))
+    with recorder.watching():
+        for name, content in files.items():
+            life.save(name, content)
+            life.watch(1 if name.endswith("b.bin") else 12)
+        life.end()
+    return recorder, Judge(disk, contents_of(files), withdrawn=(1, 2))
+
+
+def record_next_attempt(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, Judge]:
+    """An attempt that goes on from the checkpoint of another one, and prunes that."""
+    first = Life(disk, Recorder(disk.root))
+    first.begin()
+    first.save("epoch-1.pt", FILES["epoch-1.pt"])
+    first.watch(3)
+    first.end()
+    recorder = Recorder(disk.root, deaf)
+    recorder.promise("durable", 1, 1)
+    second = Life(disk, recorder, attempt=2)
+    with recorder.watching():
+        second.begin({"source": durable.directory(str(disk.home / "checkpoints"), UID, 1, 1), "name": "epoch-1.pt"})
+        second.save("epoch-2.pt", FILES["epoch-2.pt"])
+        second.watch(3)
+        second.end()
+    return recorder, Judge(disk, contents_of(FILES), attempt=2)
+
+
+def record_salvage(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, Judge]:
+    """The salvage of an attempt that was cut off when it had copied one save and not noticed the next."""
+    life = Life(disk, Recorder(disk.root), keep=2)
+    life.begin()
+    life.save("epoch-1.pt", FILES["epoch-1.pt"])
+    life.watch(3)
+    life.save("epoch-2.pt", FILES["epoch-2.pt"])
+    recorder = life.tell_from_now_on(Recorder(disk.root, deaf))
+    with recorder.watching():
+        assert salvage_unwatched(str(disk.run_dir(1)), at_once) == 0
+    return recorder, Judge(disk, contents_of(FILES), keep=2)
+
+
+FILES = {"epoch-1.pt": torch_file(1), "epoch-2.pt": torch_file(2), "epoch-3.safetensors": safetensors_file(3)}
+
+
+def contents_of(files: dict[str, bytes]) -> dict[str, set[bytes]]:
+    return {name: {content} for name, content in files.items()}
+
+
+def record_one_save(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, Judge]:
+    """From the start to the end, with one checkpoint."""
+    recorder = Recorder(disk.root, deaf)
+    life = Life(disk, recorder)
+    with recorder.watching():
+        life.begin()
+        life.save("epoch-1.pt", FILES["epoch-1.pt"])
+        life.watch(2)
+        life.end()
+    return recorder, Judge(disk, contents_of(FILES))
+
+
+LIVES = (record_saves, record_directories, record_next_attempt, record_salvage)
+
+
+@pytest.mark.parametrize("record", LIVES, ids=lambda record: record.__name__.removeprefix("record_"))
+def test_lives(disk: Disk, record: Callable[[Disk], tuple[Recorder, Judge]]) -> None:
+    """Whatever an attempt is doing, what its files say after a cut is true, and no durable checkpoint is lost."""
+    recorder, judge = record(disk)
+    assert recorder.points > 20
+    assert len(recorder.cuts) > 10
     assert judge_all(recorder, judge) == {}
+
+
+# Each sync without which something that was promised can be lost, by who calls it, and what is missed then.
+NEEDED = {
+    "files.write_json": "the salvage gave up",
+    "create_json < guardian.begin": "counts as never started",
+    "files.make_run_dir": "counts as never started",
+    "files.append": "of the events that were told",
+    "files.write": "an end that was recorded is lost",
+    "durable.copy_file": "a checkpoint called durable is damaged",
+    "durable._copy_all": "a checkpoint called durable is damaged",
+    "sync < durable.store": "the durable checkpoint (1, 1) is lost",
+    "durable._write": "the durable checkpoint (1, 1) is lost",
+}
+
+
+@pytest.mark.parametrize("caller", NEEDED)
+def test_no_sync_is_there_for_nothing(disk: Disk, caller: str) -> None:
+    """The cuts miss each one that is left out."""
+    wanted = re.compile(rf"{re.escape(caller)}\b")
+    recorder, judge = record_one_save(disk, lambda where: wanted.search(re.sub(r":\d+", "", where)) is not None)
+    found = first_fault(recorder, judge)
+    assert found is not None
+    assert NEEDED[caller] in found
+
+
+@pytest.fixture
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("without_links")
+def test_a_file_system_without_hard_links(disk: Disk) -> None:
+    """There, too, an attempt starts once, and its end is told as it was or not at all."""
+    recorder = Recorder(disk.root)
+    life = Life(disk, recorder)
+    with recorder.watching():
+        life.begin()
+        life.end()
+    assert judge_all(recorder, Judge(disk, {})) == {}
+
+
+def record_fence(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, FenceJudge]:
+    """Two attempts of a job that pass its fence one after the other."""
+    recorder = Recorder(disk.root, deaf)
+    with recorder.watching():
+        for attempt in (2, 3):
+            assert disk.pass_fence(attempt)
+            recorder.promise("passed", attempt)
+    return recorder, FenceJudge(disk)
+
+
+class FenceJudge:
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def faults(self, cut: Cut) -> list[str]:
+        lay_out(cut.disk, self._disk.root)
+        passed = max((attempt for _, attempt in cut.promised), default=0)
+        faults = []
+        if passed and self._disk.pass_fence(passed - 1):
+            faults.append(f"attempt {passed - 1} passes after {passed}")
+        return faults if self._disk.pass_fence(4) else [*faults, "the next attempt doesn't pass"]
+
+
+def test_the_fence(disk: Disk) -> None:
+    """An attempt older than one that was started doesn't start after a cut either; the next one does."""
+    recorder, judge = record_fence(disk)
+    assert judge_all(recorder, judge) == {}
+
+
+def record_delivery(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, DeliveryJudge]:
+    """The agent's code on its way to a host."""
+    files = {"launch.py": b"import runctl\n", "runctl/__init__.py": b"", "runctl/agent.py": b"there = 'whole'\n" * 9}
+    recorder = Recorder(disk.root, deaf)
+    with recorder.watching():
+        bundle.deliver(disk.root / "agents", "hash", files)
+    return recorder, DeliveryJudge(disk, files)
+
+
+class DeliveryJudge:
+    def __init__(self, disk: Disk, files: dict[str, bytes]) -> None:
+        self._disk = disk
+        self._files = files
+
+    def faults(self, cut: Cut) -> list[str]:
+        lay_out(cut.disk, self._disk.root)
+        directory = bundle.deliver(self._disk.root / "agents", "hash", self._files)
+        return [
+            f"`{name}` is torn"
+            for name, content in self._files.items()
+            if not (directory / name).exists() or (directory / name).read_bytes() != content
+        ] + [f"`{path.name}` is torn" for path in directory.rglob("*.pyc") if not is_compiled(path)]
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether Python would load it: one that only begins well ends the import."""
+    data = path.read_bytes()
+    if data[:4] != MAGIC_NUMBER:
+        return True  # is compiled anew
+    try:
+        marshal.loads(data[16:])
+    except (EOFError, ValueError, TypeError):
+        return False
+    return True
+
+
+def test_the_agent_s_code(disk: Disk) -> None:
+    """An agent that was delivered is whole after a cut, or delivered again."""
+    recorder, judge = record_delivery(disk)
+    assert judge_all(recorder, judge) == {}
+
+
+def test_what_was_saved_shortly_before_a_cut(disk: Disk) -> None:
+    """Is believed only if its format has checksums; what is older than a minute has been written back."""
+    life = Life(disk, Recorder(disk.root), keep=3)
+    life.begin()
+    life.save("epoch-1.safetensors", safetensors_file(1))
+    life.sleep(90)
+    life.save("epoch-2.pt", torch_file(2))
+    life.save("epoch-3.safetensors", safetensors_file(3))
+    life.say_alive()
+    assert salvage_unwatched(str(disk.run_dir(1)), at_once) == 0
+    noted = {line["name"]: line["status"] for line in seeing.read_lines(disk.run_dir(1) / "checkpoints.jsonl")}
+    assert noted == {"epoch-1.safetensors": "durable", "epoch-2.pt": "durable", "epoch-3.safetensors": "invalid"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0" * 100])
+def test_an_end_that_cannot_be_read(disk: Disk, content: bytes) -> None:
+    """An `exit.json` that isn't one keeps nobody from salvaging, and from recording the end."""
+    life = Life(disk, Recorder(disk.root))
+    life.begin()
+    life.save("epoch-1.pt", torch_file(1))
+    run_dir = disk.run_dir(1)
+    (run_dir / "exit.json").write_bytes(content)
+    assert salvage_unwatched(str(run_dir), at_once) == 0
+    assert not seeing.may_have_unsaved(run_dir)
+    seen = seeing.left_behind(run_dir, datetime.now(UTC))
+    assert isinstance(seen, Dead)
+    assert seen.newest is not None
+    life.end()
+    assert isinstance(seeing.left_behind(run_dir, datetime.now(UTC)), Ended)
