@@ -7,11 +7,12 @@ from typing import assert_never
 
 import msgspec
 
-from runctl.planner.money import reservation
+from runctl.planner.machines import replaced
+from runctl.planner.money import affordable, cost_of, reservation
 from runctl.planner.observed import Observed
 from runctl.planner.passing import Pass
 from runctl.planner.reapply import Change, Reapply, decide
-from runctl.planner.record import Desired, Generation, Record
+from runctl.planner.record import Attempt, Desired, Generation, Record
 from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
 
@@ -83,11 +84,26 @@ def _new_generation(step: Pass, request: Apply, changes: tuple[Change, ...]) -> 
     number = step.record.generation.number + 1
     generation = Generation(number=number, job=request.job, source=request.source, applied_at=step.now)
     step = step.to(generations=(*step.record.generations, generation))
-    if (live := step.record.live) is not None and step.record.rental_of(live) is None:
-        # A higher limit is a higher worst case: it is held before the agent is granted more.
-        worst = reservation(step.record, step.observed.group.committed, step.now, live) or 0
-        step = step.with_attempt(msgspec.structs.replace(live, reserved=max(live.reserved, worst)))
+    if (live := step.record.live) is not None:
+        step = _hold(step, live)
     return step.say("Normal", "SpecChanged", f"generation {number}: {fields(changes)}")
+
+
+def _hold(step: Pass, live: Attempt) -> Pass:
+    """A higher limit is a higher worst case: it is held before the agent is granted more.
+
+    What a rented machine may cost is fixed with the request for it, unless no cap bounded it then.
+    """
+    record, others = step.record, step.observed.group.committed
+    rental = record.rental_of(live)
+    if rental is None:
+        worst = reservation(record, others, step.now, live) or 0
+        return step.with_attempt(msgspec.structs.replace(live, reserved=max(live.reserved, worst)))
+    time = affordable(record, others, step.now, live)
+    if time is None or rental.not_after is not None or rental.released_at is not None:
+        return step
+    worst = cost_of(rental.offer.hourly, time)
+    return replaced(step, rental, msgspec.structs.replace(rental, reserved=max(rental.reserved, worst)))
 
 
 def _resume(step: Pass) -> Pass:

@@ -119,8 +119,7 @@ def _rentals(case: _Case) -> Iterator[Finding]:
     open_ = [rental.attempt for rental in asked if rental.released_at is None]
     if len(open_) != len(set(open_)):
         yield "an attempt has two machines"
-    if len(new) > len(old) and any(not rental.stray for rental in new[len(old) :]):
-        yield from _reserved(case)
+    yield from _reserved(case)
     for action in case.plan.actions:
         if isinstance(action, Rent) and action.rental not in case.after.unreleased:
             yield "a machine is asked for without a durable intent"
@@ -133,16 +132,22 @@ def _rentals(case: _Case) -> Iterator[Finding]:
 
 
 def _reserved(case: _Case) -> Iterator[Finding]:
+    """What is newly held for a machine is within the caps, beside what all others have cost or hold."""
+    before = {rental.token: rental.reserved for rental in case.before.rentals if not rental.stray}
     billed = {line.machine: interval_cost(line, case.now) for line in case.after.ledger}
     held = {rental.instance or rental.token: rental.reserved for rental in case.after.unreleased}
-    total = sum(max(billed.get(key, 0), held.get(key, 0)) for key in billed.keys() | held.keys())
     caps = (
         ("cap", case.after.job.cost.cap, 0),
         ("group's cap", case.after.job.group.cap, case.observed.group.committed),
     )
-    for name, cap, others in caps:
-        if cap is not None and total + others > cap.micros:
-            yield f"{total} spent or reserved for machines, and {others} by others, are more than the {name}"
+    for rental in case.after.unreleased:
+        if rental.stray or rental.reserved <= before.get(rental.token, -1):
+            continue
+        rest = (billed.keys() | held.keys()) - {rental.instance or rental.token}
+        total = rental.reserved + sum(max(billed.get(key, 0), held.get(key, 0)) for key in rest)
+        for name, cap, others in caps:
+            if cap is not None and total + others > cap.micros:
+                yield f"{total} spent or reserved for machines, and {others} by others, are more than the {name}"
 
 
 def _orders(case: _Case) -> Iterator[Finding]:
@@ -182,6 +187,8 @@ def _money(case: _Case) -> Iterator[Finding]:
     if was is None or was.orders.serial != live.orders.serial:
         rental = case.after.rental_of(live)
         held, since = live.reserved, live.intended_at
+        if rental is not None and rental.released_at is not None:
+            return  # nobody is there to use it
         if rental is not None:
             held, since = rental.reserved, rental.launched_at or rental.intended_at
         left = job.cost.cap.micros - closed if job.cost.cap else None

@@ -210,4 +210,5 @@ def reserves_more(before: Record, after: Record) -> bool:
     old = before.live
     if old is None or old.number != live.number or live.reserved > old.reserved:
         return True
-    return len(after.rentals) > len(before.rentals)
+    held = {each.token: each.reserved for each in before.rentals if not each.stray}
+    return any(each.reserved > held.get(each.token, -1) for each in after.rentals if not each.stray)

@@ -8,7 +8,7 @@ from typing import assert_never
 import msgspec
 
 from runctl.planner.actions import SendOrders
-from runctl.planner.money import CAP_MARGIN, affordable, duration_left, rate_of, time_for
+from runctl.planner.money import CAP_MARGIN, affordable, duration_left, rate_for, time_for
 from runctl.planner.observed import Live
 from runctl.planner.passing import Pass
 from runctl.planner.record import Attempt, Desired, EndOrder, Limits, MoneyGrant, Orders, Record
@@ -62,13 +62,14 @@ def _money(record: Record, attempt: Attempt, group_committed: int, now: datetime
     """
     rental = record.rental_of(attempt)
     time = affordable(record, group_committed, now, attempt)
+    rate = rate_for(record, attempt)
+    if time is not None and record.job.group.cap is not None and rate is not None:
+        held = attempt.reserved if rental is None else rental.reserved
+        time = min(time, time_for(rate.hourly, held))
     if rental is not None:
         return _rented_money(attempt, rental, time)
     if time is None:
         return None
-    rate = rate_of(record.generation_of(attempt).job)
-    if record.job.group.cap is not None and rate is not None:
-        time = min(time, time_for(rate.hourly, attempt.reserved))
     time = max(time - CAP_MARGIN, timedelta(0))
     return MoneyGrant(until=(attempt.started_at or attempt.intended_at) + time, seconds=time.total_seconds())
 

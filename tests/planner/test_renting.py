@@ -10,7 +10,7 @@ import pytest
 
 from runctl.planner.actions import EndMachine, Launch, Rent
 from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, SHUNNED, VANISHING
-from runctl.planner.money import cost_of, spent
+from runctl.planner.money import cost_of, reserves_more, spent
 from runctl.planner.observed import Absent, InstanceSeen
 from runctl.planner.record import EndReason, OutcomeType, Phase, StopReason
 from runctl.planner.rental import Demise, Ending, MachineState, Refusal, Release
@@ -601,3 +601,54 @@ def test_the_launch_goes_to_the_machine() -> None:
     life.after(minutes=11)
     made = life.see(Absent(as_of=life.now))
     assert [each for each in made.actions if isinstance(each, Launch)] == []
+
+
+@pytest.mark.parametrize("cap", ["cost: {cap: 2 USD}", "cost: {cap: none}\ngroup: {cap: 2 USD}"])
+def test_a_cap_that_comes_later(cap: str) -> None:
+    """What it grants to a machine that nothing bounded is held from then on, and others of the group see that; the
+    grant is never for more, though others leave more."""
+    life = RentedLife("cost: {cap: none}", group="g")
+    life.comes_up()
+    assert (life.rental.not_after, life.rental.reserved) == (None, 0)
+    life.group = msgspec.structs.replace(life.group, committed=500_000)
+    before = life.job
+    life.apply(job(RENTED + cap))
+    life.see(life.live())
+    held = 1_500_000 if "group" in cap else 2_000_000
+    assert (life.rental.reserved, reserves_more(before, life.job)) == (held, True)
+    life.group = msgspec.structs.replace(life.group, committed=0)
+    life.see(life.live())
+    grant = life.job.attempts[0].orders.limits.money
+    assert grant is not None
+    assert life.rental.launched_at is not None
+    assert grant.until == life.rental.launched_at + timedelta(hours=held / 3_600_000) - OFF_MARGIN
+    life.goes()
+    life.see(life.live())
+    life.apply(job(RENTED + cap.replace("2 USD", "3 USD")))
+    life.see(life.unreachable())
+    assert life.rental.reserved == 0
+
+
+def test_a_stray_holds_nothing() -> None:
+    """What nobody asked for is billed and ended; the job holds no more money for it, and no other waits for that."""
+    life = RentedLife(group="g")
+    life.comes_up()
+    before = life.job
+    life.apply(job(RENTED + "cost: {cap: 0.10 USD}"))
+    life.lists(life.instance("running"), life.instance("running", "i-2"))
+    life.see(life.live())
+    assert (len(life.job.rentals), reserves_more(before, life.job)) == (2, False)
+
+
+def test_taken_for_dead_when_its_machine_is_gone() -> None:
+    """Orders to nobody grant nothing: only the last word is waited for."""
+    life = RentedLife()
+    life.comes_up()
+    life.goes(demise=Demise.FAULT)
+    life.see(life.unreachable())
+    life.apply(job(RENTED + "cost: {cap: 0.10 USD}"))
+    life.assume_dead(1)
+    life.see(life.unreachable())
+    assert life.job.live is not None
+    life.see(life.dead())
+    assert life.job.live is None
