@@ -10,7 +10,9 @@ from runctl.planner.actions import EndMachine
 from runctl.planner.machines import replaced
 from runctl.planner.observed import Dead, Ended, Live, Starting
 from runctl.planner.passing import Pass
+from runctl.planner.record import Record
 from runctl.planner.rental import GOING, Ending, MachineState, Rental
+from runctl.planner.renting import OFF_MARGIN
 from runctl.planner.seeing import LATE_EFFECT
 
 # An end that was asked for is asked for again after this, then after twice as long, up to the longest pause.
@@ -27,8 +29,8 @@ def release(step: Pass) -> Pass:
         why = rental.ends or _why_to_end(step, rental)
         if why is not None:
             step = _end(step, rental, why)
-        elif rental.not_after is not None:
-            step = step.wake(rental.not_after - BEFORE_CEILING)
+        elif (ceiling := _ceiling(step.record, rental)) is not None:
+            step = step.wake(ceiling - BEFORE_CEILING)
     return _end_what_lives_on(step)
 
 
@@ -38,7 +40,8 @@ def _why_to_end(step: Pass, rental: Rental) -> Ending | None:
         return Ending.ATTEMPT_OVER
     if live.orders.end == "assume_dead":
         return Ending.VOUCHED
-    if rental.not_after is not None and step.now >= rental.not_after - BEFORE_CEILING:
+    ceiling = _ceiling(step.record, rental)
+    if ceiling is not None and step.now >= ceiling - BEFORE_CEILING:
         return Ending.CEILING
     up = live.started_at is not None or isinstance(seen, Live | Starting | Ended | Dead)
     if not up and live.orders.end is not None:
@@ -49,6 +52,18 @@ def _why_to_end(step: Pass, rental: Rental) -> Ending | None:
         live.launch_before + LATE_EFFECT if rental.state is MachineState.RUNNING else rental.pending_until
     )
     return Ending.UNREACHABLE if late and not up and rental.instance is not None else None
+
+
+def _ceiling(record: Record, rental: Rental) -> datetime | None:
+    """When the money of the live attempt's machine is over: as its request says, or earlier if a cap was set or lowered
+    since. Its agent, which is told of that at the same time, has its grace to save in any case.
+    """
+    grant = record.live.orders.limits.money if record.live is not None else None
+    if grant is None:
+        return rental.not_after
+    saved = record.generation.applied_at + record.job.checkpoint.grace.delta
+    changed = max(grant.until, saved) + OFF_MARGIN
+    return changed if rental.not_after is None else min(changed, rental.not_after)
 
 
 def _end(step: Pass, rental: Rental, why: Ending) -> Pass:

@@ -13,6 +13,7 @@ from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, SHUNNED,
 from runctl.planner.money import cost_of, reserves_more, spent
 from runctl.planner.observed import Absent, InstanceSeen
 from runctl.planner.record import EndReason, OutcomeType, Phase, StopReason
+from runctl.planner.releasing import BEFORE_CEILING
 from runctl.planner.rental import Demise, Ending, MachineState, Refusal, Release
 from runctl.planner.renting import OFF_MARGIN
 from runctl.planner.verdict import MOST_ROUNDS
@@ -408,6 +409,40 @@ def test_the_ceiling(golden: Golden) -> None:
         life.see(life.unreachable())
         assert ended(life) == ["i-1"]
     golden(life.told())
+
+
+@pytest.mark.parametrize("cap", ["none", "2 USD"])
+def test_the_ceiling_of_a_cap_that_came_later(cap: str) -> None:
+    """A cap that is set or lowered while the machine is there is held without its agent, too."""
+    life = RentedLife(f"cost: {{cap: {cap}}}")
+    life.comes_up()
+    life.apply(job(RENTED + "cost: {cap: 1 USD}"))
+    life.see(life.live())
+    grant = life.job.attempts[0].orders.limits.money
+    assert grant is not None
+    life.now = grant.until
+    life.see(life.unreachable())
+    assert ended(life) == []
+    life.now = grant.until + OFF_MARGIN - BEFORE_CEILING
+    life.see(life.unreachable())
+    assert (ended(life), life.rental.ends) == (["i-1"], Ending.CEILING)
+    assert spent(life.job, life.now) < 1_000_000
+
+
+def test_a_cap_below_what_is_spent_leaves_the_grace() -> None:
+    """The agent is told to end at once, and has its grace to save before its machine goes."""
+    life = RentedLife()
+    life.comes_up()
+    life.after(minutes=10)
+    life.apply(job(RENTED + "cost: {cap: 0.10 USD}"))
+    life.see(life.live())
+    assert ended(life) == []
+    life.after(seconds=5)  # the grace
+    life.see(life.live(drain="cap"))
+    assert ended(life) == []
+    life.after(minutes=1)
+    life.see(life.unreachable())
+    assert ended(life) == ["i-1"]
 
 
 def test_gone_from_the_listings() -> None:
