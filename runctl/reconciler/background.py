@@ -88,12 +88,14 @@ def run_background(home: Home, environ: Mapping[str, str]) -> int:
     return 0
 
 
-async def _serve(home: Home, store: Store, environ: Mapping[str, str]) -> None:
-    def trouble(message: str) -> None:
-        print(f"{utc_now():%Y-%m-%dT%H:%M:%SZ} {message}", file=sys.stderr, flush=True)
+def tell(message: str) -> None:
+    """Into the controller's log, which stderr is."""
+    print(f"{utc_now():%Y-%m-%dT%H:%M:%SZ} {message}", file=sys.stderr, flush=True)
 
+
+async def _serve(home: Home, store: Store, environ: Mapping[str, str]) -> None:
     controller = make_controller(
-        home, store, environ, "background controller", glance=GLANCE_IN_BACKGROUND, trouble=trouble
+        home, store, environ, "background controller", glance=GLANCE_IN_BACKGROUND, trouble=tell
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_on_signal, tasks.cancel_scope)
@@ -154,7 +156,7 @@ def start_background(home: Home, environ: Mapping[str, str]) -> None:
     log = os.open(home.controller_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         subprocess.Popen(
-            [sys.executable, "-m", "runctl", "controller", "run"],
+            [sys.executable, "-m", "runctl.reconciler"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
