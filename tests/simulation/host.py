@@ -466,7 +466,16 @@ class Host:
     @property
     def up(self) -> bool:
         """Whether processes run on it."""
-        return True
+        return not self.life.is_dark()
+
+    def cut(self) -> None:
+        """The power is off. Of what was saved and not yet copied some is there when it is back: its name was synced."""
+        for run in self.runs.values():
+            if run.alive and run.exit is None:
+                saves = [each for each in (*run.waiting, run.copying) if each is not None]
+                run.cut()
+                run.waiting = [each for each in saves if self.life.dice.between("outlasts a cut", 0, 1) < 0.5]
+                run.copying = None
 
     def emptied(self, run: Run) -> None:
         """An attempt has come to its end here, by itself."""

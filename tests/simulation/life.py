@@ -46,10 +46,13 @@ LEASE_RETRY = timedelta(seconds=10)
 LONGEST_TRAINING = 400.0
 CALM_SECONDS = LONGEST_TRAINING + 144.0 + 130.0 + 60.0 + 60.0
 SILENCE_SECONDS = 120.0
+USER_RETRY_SECONDS = 5.0
 
 FAULTS = {
     "crash": 0.05,
     "disk full": 0.05,
+    "store full": 0.5,
+    "power cut": 0.02,
     "store unreadable": 0.02,
     "slow disk": 0.5,
     "launch refused": 0.5,
@@ -148,6 +151,8 @@ class Life:
         self.deleted: set[str] = set()
         self.asked: Counter[str] = Counter()
         self.last_write = 0.0
+        # Until when the disk of the store has no room, and until when its machine has no power.
+        self.full_until = self.dark_until = 0.0
         self._token = -1
         self._all_rest: bool | None = None
 
@@ -285,6 +290,8 @@ class Life:
         self._plan_user()
         if self.world == "local" and self.weather.strikes("machine sleeps"):
             self.later(self.dice.between("sleeps when", 1.0, 120.0), self._sleep)
+        if self.weather.strikes("store full"):
+            self.later(self.dice.between("store full when", 0.0, self.storm_seconds), self._fill_store)
         if self.weather.strikes("clock step"):
             self.later(self.dice.between("clock steps when", 0.0, self.storm_seconds), self.host.step_clock)
         self.loop.run_until(self.storm_seconds)
@@ -335,6 +342,10 @@ class Life:
         )
 
     def _write(self, write: Create | Ask) -> None:
+        """What the user asks for; tried again where the machine or its disk is in no state for it."""
+        if self.is_dark() or self.store_is_full():
+            self.later(USER_RETRY_SECONDS, lambda: self._write(write))
+            return
         try:
             (receipt,) = self.store.apply([write])
         except StoreError:
@@ -343,6 +354,32 @@ class Life:
             self.count(f"refused {type(receipt).__name__}")
         else:
             self.wrote()
+
+    # The machine of the controllers
+
+    def store_is_full(self) -> bool:
+        full = not self.weather.calm and self.loop.time() < self.full_until
+        if full:
+            self.count("store full")
+        return full
+
+    def _fill_store(self) -> None:
+        self.full_until = self.loop.time() + self.dice.between("store full for", 1.0, 120.0)
+        self.say("the disk of the store is full")
+
+    def is_dark(self) -> bool:
+        return not self.weather.calm and self.loop.time() < self.dark_until
+
+    def cut_power(self) -> None:
+        """All controllers are gone at one instant, with what else runs on their machine; for a while none starts."""
+        self.dark_until = self.loop.time() + self.dice.between("dark for", 1.0, 60.0)
+        self.say("the power is off")
+        for node in self.nodes:
+            node.die()
+        self._lose_power()
+
+    def _lose_power(self) -> None:
+        self.host.cut()
 
     # Controllers: one is there most of the time; a second now and then; some are suspended, some never come back.
 
@@ -355,10 +392,16 @@ class Life:
     def _plan_controllers(self) -> None:
         self._keep_one_alive(self.dice.between("restart", 0.5, 30.0))
         if self.meets("second controller"):
-            self.later(self.dice.between("second when", 1.0, 120.0), lambda: self._start_node() and None)
+            self.later(self.dice.between("second when", 1.0, 120.0), self._start_second)
         if self.weather.strikes("controller suspended"):
             at = self.dice.between("suspended when", 1.0, 100.0)
             self.later(at, lambda: self.suspend(self.nodes[-1]))
+
+    def _start_second(self) -> None:
+        if self.is_dark():
+            self.later(1.0, self._start_second)
+        else:
+            self._start_node()
 
     def suspend(self, node: Node) -> None:
         """It runs nothing for a while, counts as dead to others meanwhile, and then goes on as if nothing had been."""
@@ -380,6 +423,9 @@ class Life:
                 self.later(lasts, lambda node=node: self.loop.resume(node))  # type: ignore[misc]
 
     def _keep_one_alive(self, every: float) -> None:
+        if self.is_dark():
+            self.later(1.0, lambda: self._keep_one_alive(every))
+            return
         if self.host.sleeps_for() > 0:
             self.later(self.host.sleeps_for() + 0.1, lambda: self._keep_one_alive(every))
             return

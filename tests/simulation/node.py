@@ -21,6 +21,7 @@ from runctl.store.interface import (
     Receipt,
     Remove,
     StoreError,
+    StoreFull,
     StoreUnavailable,
     Versioned,
     Write,
@@ -134,13 +135,26 @@ class StorePort:
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
         self._node.at("before a write")
-        if self._life.meets("disk full"):
-            raise StoreUnavailable("no space left on the device")
+        if self._life.meets("disk full") or self._life.store_is_full():
+            raise StoreFull("no space left on the device")
+        if self._life.meets("power cut"):
+            self._cut(writes)
         receipts = self._life.store.apply(writes)
         self._node.writes += 1
         self._life.wrote()
         self._node.at("after a write")
         return receipts
+
+    def _cut(self, writes: Sequence[Write]) -> None:
+        """The power goes while this is written. It is there afterwards or it isn't; nobody has been told of it."""
+        if self._life.dice.between("written when cut", 0, 1) < 0.5:
+            self._life.count("written in a power cut")
+            self._life.store.apply(writes)
+            self._life.wrote()
+        else:
+            self._life.count("lost in a power cut")
+        self._life.cut_power()
+        raise PowerCut
 
     def jobs(self) -> list[Versioned]:
         if self._node.dead:

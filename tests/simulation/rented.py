@@ -110,6 +110,9 @@ class RentedLife(Life):
         else:
             super().afflict(run)
 
+    def _lose_power(self) -> None:
+        """The rented machines stand elsewhere."""
+
     def has_word_of(self, run: Run) -> bool:
         return run.key in self.words or run.host is self.host
 

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 # What a run of so many lives has met at least once: a fault that never strikes tests nothing.
 SOMETIMES = (
     "agent killed", "agent and guardian killed", "salvaged", "torn checkpoint", "trainings", "disk full",
+    "store full", "power cut", "written in a power cut", "lost in a power cut",
     "store unreadable", "launch refused", "launch lost", "launch answer lost", "crash before a write",
     "crash after a write", "second controller", "controller suspended", "user: apply", "user: stop", "user: cancel",
     "user: delete", "user: edit", "drain cap", "drain duration", "drain deadline", "drain interruption",
