@@ -153,6 +153,8 @@ class Life:
         self.last_write = 0.0
         # Until when the disk of the store has no room, and until when its machine has no power.
         self.full_until = self.dark_until = 0.0
+        # What the user has asked for, and will once more.
+        self._user_waits = 0
         self._token = -1
         self._all_rest: bool | None = None
 
@@ -344,7 +346,8 @@ class Life:
     def _write(self, write: Create | Ask) -> None:
         """What the user asks for; tried again where the machine or its disk is in no state for it."""
         if self.is_dark() or self.store_is_full():
-            self.later(USER_RETRY_SECONDS, lambda: self._write(write))
+            self._user_waits += 1
+            self.later(USER_RETRY_SECONDS, lambda: self._write_again(write))
             return
         try:
             (receipt,) = self.store.apply([write])
@@ -354,6 +357,10 @@ class Life:
             self.count(f"refused {type(receipt).__name__}")
         else:
             self.wrote()
+
+    def _write_again(self, write: Create | Ask) -> None:
+        self._user_waits -= 1
+        self._write(write)
 
     # The machine of the controllers
 
@@ -489,6 +496,8 @@ class Life:
         return self.store.latest.get(uid)
 
     def _rested(self) -> bool:
+        if self._user_waits:
+            return False
         self._refresh()
         if self._all_rest is None:
             self._all_rest = not self.store.pending() and all(map(rests, self.store.latest.values()))
