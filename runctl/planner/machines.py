@@ -192,6 +192,8 @@ def _release(step: Pass, rental: Rental, how: Release, ended_at: datetime) -> Pa
 def _absent(step: Pass, rental: Rental, listing: Listing) -> Pass:
     """One absence is no evidence. Some, each in a listing of its own and long after the last that is known, are."""
     since = _absence_counts_from(rental)
+    if since is None and rental.absent_at is None:
+        return replaced(step, rental, msgspec.structs.replace(rental, absent_at=listing.as_of))
     if since is None or listing.as_of <= max(since, rental.absent_at or since):
         return step
     absent = msgspec.structs.replace(rental, absences=rental.absences + 1, absent_at=listing.as_of)

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from runctl.planner.actions import EndMachine
-from runctl.planner.machines import replaced
-from runctl.planner.observed import Dead, Ended, Live, Starting
+from runctl.planner.machines import VANISHING, replaced
+from runctl.planner.observed import Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.passing import Pass
 from runctl.planner.record import Record
 from runctl.planner.rental import GOING, Ending, MachineState, Rental
@@ -51,7 +51,15 @@ def _why_to_end(step: Pass, rental: Rental) -> Ending | None:
     late = step.now > (
         live.launch_before + LATE_EFFECT if rental.state is MachineState.RUNNING else rental.pending_until
     )
-    return Ending.UNREACHABLE if late and not up and rental.instance is not None else None
+    if late and not up and rental.instance is not None:
+        return Ending.UNREACHABLE
+    return Ending.MISSING if isinstance(seen, Unreachable) and _is_missed(step, rental) else None
+
+
+def _is_missed(step: Pass, rental: Rental) -> bool:
+    """Nothing bounds its money, and no listing has had it for longer than one has what is terminated: it went while
+    nobody looked. Asking for its end harms nothing, and lets its absence count."""
+    return rental.not_after is None and rental.absent_at is not None and step.now > rental.absent_at + VANISHING
 
 
 def _ceiling(record: Record, rental: Rental) -> datetime | None:

@@ -75,6 +75,7 @@ class Ending(StrEnum):
     UNREACHABLE = "no agent came up on it"
     CEILING = "its money is over"
     STOPPED = "it was stopped"
+    MISSING = "no listing has it any more"
     VOUCHED = "its attempt is taken for dead, as asked"
 
 
@@ -113,7 +114,8 @@ class Rental(_Value, frozen=True, kw_only=True):
     `choice` counts the requests of its attempt from 0. `reserved` is the worst case, held until the release is seen.
     Past `launch_before` one may look for its effect, but not send it. `not_after`: by then the machine is gone,
     whoever is alive to see to it (None: nothing bounds its cost). A listing tells something about it if it started
-    after `asked_at`. `state` is None until a listing has had it. `absences` are those that hadn't, when that counts.
+    after `asked_at`. `state` is None until a listing has had it. `absences` are those that hadn't, when that counts;
+    `absent_at` is when the last of them started, or where none counts yet the first that hadn't it.
     `ends` is why it is to go, `ends_since` since when. `pending_at`: when it was last listed as pending before its end
     was asked for. `refusal` with its `detail`: why there was none.
     """

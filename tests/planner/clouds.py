@@ -33,6 +33,7 @@ class Machine:
         self.demise: Demise | None = None
         self.agent: Agent | None = None
         self.boots = self.powers_off = True
+        self.word_lost = False
         self.missed = 0
 
     @property
@@ -64,6 +65,13 @@ class Machine:
         self.demise = why
         self.to(MachineState.SHUTTING_DOWN, at)
         self.cut(at)
+
+    def take(self, agent: Agent) -> None:
+        """Launch it here; twice is the same as once."""
+        if self.agent is None:
+            self.agent = agent
+        elif self.agent.state == "sent":
+            self.agent.orders = agent.orders
 
     def stop(self, state: MachineState, at: datetime) -> None:
         """Somebody stops it by hand; it is stopping, or already stopped."""
@@ -163,7 +171,7 @@ class Cloud:
     def named(self, name: str | None) -> Machine:
         return next(each for each in self.machines if each.name == name)
 
-    def sweep(self, now: datetime, stale: timedelta, missing: bool) -> Listing:
+    def sweep(self, now: datetime, stale: timedelta, *, missing: bool, clock: datetime) -> Listing:
         """A listing that sees the world as it was; `missing`: it lacks what lives, as far as a listing may."""
         shown = []
         for machine in self.machines:
@@ -174,4 +182,4 @@ class Cloud:
             else:
                 machine.missed = 0
                 shown.append(seen)
-        return Listing(as_of=now, instances=tuple(shown))
+        return Listing(as_of=clock, instances=tuple(shown))

@@ -687,3 +687,40 @@ def test_taken_for_dead_when_its_machine_is_gone() -> None:
     assert life.job.live is not None
     life.see(life.dead())
     assert life.job.live is None
+
+
+def test_what_nothing_bounds_and_nobody_saw_go() -> None:
+    """A machine that went while its controller slept, and that no listing shows any more, is asked to end after a
+    while, so that its absence counts; then its last word is read."""
+    life = RentedLife("cost: {cap: none}")
+    life.comes_up()
+    life.after(hours=9)
+    for missing_for in (timedelta(0), VANISHING):
+        life.now += missing_for
+        life.lists()
+        life.see(life.unreachable())
+        assert life.rental.ends is None
+    life.after(seconds=1)
+    life.see(life.unreachable())
+    assert (ended(life), life.rental.ends) == (["i-1"], Ending.MISSING)
+    life.now += VANISHING
+    for _ in range(ABSENCES):
+        life.after(seconds=15)
+        life.lists()
+        life.see(life.unreachable())
+    assert life.rental.released is Release.VANISHED
+    life.see(life.ended(code=0))
+    assert life.job.phase is Phase.FINISHED
+
+
+def test_one_that_is_listed_again_was_not_missed() -> None:
+    """However long the listings lacked it, or whoever can reach it."""
+    life = RentedLife("cost: {cap: none}")
+    life.comes_up()
+    life.after(hours=1)
+    life.lists()
+    life.see(life.unreachable())
+    life.after(hours=1)
+    life.lists(life.instance("running"))
+    life.see(life.unreachable())
+    assert (life.rental.absent_at, life.rental.ends) == (None, None)
