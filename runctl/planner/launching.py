@@ -26,6 +26,7 @@ from runctl.planner.record import (
     Stopped,
     StopReason,
 )
+from runctl.planner.releasing import why_to_end
 from runctl.planner.rental import Demise, MachineState, Offer, Release, Rental
 from runctl.planner.renting import HELD_BY_OTHERS, LOOK_AGAIN, LOOK_AGAIN_RENTED, NoOffer, choose, request, token_of
 from runctl.planner.seeing import LATE_EFFECT
@@ -230,7 +231,7 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
     if live.orders.end is not None:
         return step
     if rental.released_at is None:
-        if rental.ends is not None:
+        if rental.ends is not None or why_to_end(step, rental) is not None:
             return step
         listing = step.observed.listing
         unseen = rental.instance is None and listing is not None and listing.as_of > rental.asked_at

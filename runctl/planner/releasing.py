@@ -26,7 +26,7 @@ BEFORE_CEILING = timedelta(seconds=30)
 def release(step: Pass) -> Pass:
     """Ask for the end of each machine that is to go, again and again; ending one's own machine needs no fresh look."""
     for rental in step.record.unreleased:
-        why = rental.ends or _why_to_end(step, rental)
+        why = rental.ends or why_to_end(step, rental)
         if why is not None:
             step = _end(step, rental, why)
         elif (ceiling := _ceiling(step.record, rental)) is not None:
@@ -34,7 +34,8 @@ def release(step: Pass) -> Pass:
     return _end_what_lives_on(step)
 
 
-def _why_to_end(step: Pass, rental: Rental) -> Ending | None:
+def why_to_end(step: Pass, rental: Rental) -> Ending | None:
+    """Why the machine is to go, or is not to come, by what is known now; None: it is needed."""
     live, seen = step.record.live, step.observed.attempt
     if live is None or step.record.rental_of(live) is not rental:
         return Ending.ATTEMPT_OVER

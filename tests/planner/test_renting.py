@@ -724,3 +724,19 @@ def test_one_that_is_listed_again_was_not_missed() -> None:
     life.lists(life.instance("running"))
     life.see(life.unreachable())
     assert (life.rental.absent_at, life.rental.ends) == (None, None)
+
+
+def test_not_asked_for_again_when_its_money_is_over() -> None:
+    """A cap that is lowered while a request is unanswered ends what comes of it; it isn't sent once more first."""
+    life = RentedLife()
+    life.see()
+    life.apply(job(RENTED + "cost: {cap: 0.01 USD}"))
+    life.see(life.unreachable())
+    life.after(seconds=59)
+    life.lists()
+    life.see(life.unreachable())
+    assert asked_for(life) == []
+    life.after(seconds=10)
+    life.lists()
+    life.see(life.unreachable())
+    assert (asked_for(life), life.rental.ends) == ([], Ending.CEILING)
