@@ -109,8 +109,8 @@ def test_F4_flags_beat_the_manifest_and_the_manifest_beats_the_surroundings(mach
 
 def test_F4_ctrl_c_detaches_and_the_training_goes_on(machine: Machine) -> None:
     """The key, on a terminal: exit 0, the commands, the same process trains on to its end, and its code is kept."""
-    with Terminal(machine, "apply", str(machine.training(15, 0.1, code=3))) as terminal:
-        terminal.until("step 2/15")
+    with Terminal(machine, "apply", str(machine.training(40, 0.1, code=3))) as terminal:
+        terminal.until("step 2/40")
         pid = machine.told("start")[0]["pid"]
         terminal.press(b"\x03")
         assert terminal.end() == 0
