@@ -73,6 +73,11 @@ class Run:
     def alive(self) -> bool:
         return self.agent or self.guardian or (self.training is not None and self.training.alive)
 
+    @property
+    def stamp(self) -> tuple[object, ...]:
+        """Differs from what it was when a file of the run has been written, or somebody has died."""
+        return self.heartbeat, len(self.durable), self.agent, self.guardian, self.exit is None
+
     def later(self, seconds: float, what: Callable[[], None]) -> Timer:
         return self.host.later(seconds, what)
 
@@ -519,7 +524,9 @@ class HostPort:
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         self._alive()
-        return self._life.moves
+        host = self._host(record, attempt)
+        run = None if host is None else host.runs.get((record.uid, attempt.number))
+        return (host is None, None if run is None else run.stamp)
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         self._node.at("before a launch")

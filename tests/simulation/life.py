@@ -133,7 +133,7 @@ class Life:
         self.crash_at, self.points = crash_at, 0
         self.log: list[tuple[float, str]] = []
         self.counts: Counter[str] = Counter()
-        self.looks = self.moves = self.writes = self.plans = 0
+        self.looks = self.writes = self.plans = 0
         self.nodes: list[Node] = []
         self.runs: list[Run] = []
         self.host = Host(self)
@@ -184,7 +184,6 @@ class Life:
 
     def happened(self) -> None:
         """Something in the world has changed: the promises hold now, too."""
-        self.moves += 1
         self._judge()
 
     def wrote(self) -> None:

@@ -59,7 +59,7 @@ CALM_SECONDS = 3600.0 + 900.0
 class RentedLife(Life):
     storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
     world = "rented"
-    glance = timedelta(seconds=3)
+    glance = timedelta(seconds=8)
     jobs = JOBS
     grouped = GROUPED
 
