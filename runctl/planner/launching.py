@@ -57,6 +57,7 @@ class Gate(StrEnum):
     MACHINE = "MachineBusy"
     LOOK = "MachineUnknown"
     CAPACITY = "NoCapacity"
+    TURN = "RequestQueue"
 
 
 class Waits(msgspec.Struct, frozen=True):
@@ -193,6 +194,8 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
 
 def _offer_clear(record: Record, step: Pass) -> Clearance:
     observed, now = step.observed, step.now
+    if observed.rent_from is not None:
+        return Waits(Gate.TURN, "others are first: EC2 takes few requests for machines at once", observed.rent_from)
     if observed.offers is None or observed.listing is None or observed.listing.as_of < now - LISTING_HOLDS:
         unseen = "what is rented and what that costs hasn't been looked at just now"
         return Waits(Gate.LOOK, unseen, now + LOOK_AGAIN_RENTED)
@@ -242,7 +245,7 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
     if rental.released is Release.TERMINATED and rental.demise is not Demise.CAPACITY:
         return step  # it ran: its last word is waited for
     if step.observed.offers is None:
-        return step.wake(step.now + LOOK_AGAIN)
+        return step.wake(step.observed.rent_from or step.now + LOOK_AGAIN)
     chosen = choose(step.record, step.observed, step.now)
     if isinstance(chosen, NoOffer):
         assert chosen.until is not None, "an attempt for which nothing is on offer is over by now"

@@ -167,7 +167,8 @@ class RentAnswer(_Value, frozen=True, kw_only=True):
 
 class Observed(_Value, frozen=True, kw_only=True):
     """`attempt` is of the live attempt, None when there is none; `machine` is None when nobody needed to look, as are
-    `listing` and `offers`, which are of rented machines (offers in the order of the manifest's preference)."""
+    `listing` and `offers`, which are of rented machines (offers in the order of the manifest's preference). Before
+    `rent_from` others are to ask for machines first."""
 
     attempt: AttemptSeen | None = None
     machine: MachineSeen | None = None
@@ -178,4 +179,5 @@ class Observed(_Value, frozen=True, kw_only=True):
     agent_events: tuple[tuple[int, Event], ...] = ()
     listing: Listing | None = None
     offers: tuple[Offer, ...] | None = None
+    rent_from: datetime | None = None
     rent_answer: RentAnswer | None = None

@@ -75,12 +75,22 @@ class Tagged(msgspec.Struct, frozen=True):
     seen: InstanceSeen
 
 
+class Allowance(msgspec.Struct, frozen=True):
+    """So many requests at once, and one more after each `seconds`."""
+
+    burst: int
+    seconds: float
+
+
 class Cloud(Protocol):
     """Where machines are rented. One sweep lists those of all jobs; a look at one job's reads the newest sweep.
 
     `rent` and `end` finish what they began, the others may be cancelled. Raises `ProviderError` where nothing else is
     said: what was asked for isn't known then.
     """
+
+    allowance: Allowance
+    """Of requests for machines, for one controller."""
 
     async def offers(self, job: Job) -> tuple[Offer, ...]:
         """What could be rented for the job, priced, in the order of its preference."""

@@ -234,6 +234,8 @@ class Controller:
         record, now = held.versioned.record, self._clock()
         observed = await self._observe(held, now)
         made = plan(record, observed, now)
+        if observed.rent_from is None:
+            self._renting.planned(record, made.actions)
         await self._persist(held, made, observed.group)
         for action in made.actions:
             await self._execute(held, action)
@@ -306,6 +308,7 @@ class Controller:
         machine = await self._provider(record).machine(record) if wants and not record.rented else None
         failed, held.failed = held.failed, None
         answer, held.answer = held.answer, None
+        rent_from = self._renting.turn(record, now)
         return Observed(
             attempt=sight.attempt if sight else None,
             machine=machine,
@@ -315,7 +318,8 @@ class Controller:
             launch_failed=failed,
             agent_events=sight.events if sight else (),
             listing=self._renting.listing(record),
-            offers=await self._renting.offers(record),
+            offers=await self._renting.offers(record) if rent_from is None else None,
+            rent_from=rent_from,
             rent_answer=answer,
         )
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+
+import anyio
 
 from runctl.manifest.job import Platform
-from runctl.planner.actions import Rent
+from runctl.planner.actions import Action, Rent
 from runctl.planner.observed import InstanceSeen, Listing, RentAnswer
 from runctl.planner.record import Record
 from runctl.planner.rental import GOING, MachineState, Offer
 from runctl.providers.interface import Cloud, ProviderError, RentRefused
+from runctl.reconciler.pacing import Turns
 from runctl.store.interface import NotFound, Store, StoreUnavailable
+
+# A look that comes a moment before its turn would be in vain.
+NOT_BEFORE = timedelta(milliseconds=10)
 
 # Rented machines are listed this often: one request for all jobs.
 SWEEP = timedelta(seconds=15)
@@ -24,6 +30,7 @@ class Renting:
         self._clouds = clouds
         self._store = store
         self._trouble = trouble
+        self._turns = {platform: Turns(cloud.allowance) for platform, cloud in clouds.items()}
         self._shown: dict[str, tuple[InstanceSeen, ...]] = {}
 
     @property
@@ -38,12 +45,29 @@ class Renting:
         """Where the job's machines are rented, or were before it moved; there is one cloud yet."""
         return next((cloud for platform, cloud in self._clouds.items() if platform in record.platforms), None)
 
+    def turn(self, record: Record, now: datetime) -> datetime | None:
+        """When the job may ask for a machine: later than `now` where others are first. None: now, or it needs none."""
+        platform = record.job.instance.platform
+        if platform not in self._turns or not _wants(record):
+            return None
+        current = anyio.current_time()
+        turn = self._turns[platform].turn(record.uid, current)
+        return None if turn <= current else now + timedelta(seconds=turn - current) + NOT_BEFORE
+
+    def planned(self, record: Record, actions: Iterable[Action]) -> None:
+        """The plan was made that the turn was for: it is taken, or somebody else's."""
+        turns = self._turns.get(record.job.instance.platform)
+        if turns is None:
+            return
+        if any(isinstance(action, Rent) for action in actions):
+            turns.take(record.uid, anyio.current_time())
+        else:
+            turns.give_back(record.uid)
+
     async def offers(self, record: Record) -> tuple[Offer, ...] | None:
         """What could be rented, where a machine is wanted; None where nobody asks or nobody answers."""
         cloud = self._clouds.get(record.job.instance.platform)
-        rental = record.rental_of(record.live) if record.live is not None else None
-        has_one = record.live is not None and (rental is None or rental.released_at is None)
-        if cloud is None or has_one or record.outcome is not None or record.stopped is not None:
+        if cloud is None or not _wants(record):
             return None
         try:
             return await cloud.offers(record.job)
@@ -103,3 +127,11 @@ class Renting:
         before, self._shown[record.uid] = self._shown.get(record.uid), shown
         waits = record.live is None or any(each.state is not MachineState.RUNNING for each in record.unreleased)
         return waits or shown != before
+
+
+def _wants(record: Record) -> bool:
+    """The job needs a machine and has asked for none, or for none that came."""
+    if record.outcome is not None or record.stopped is not None:
+        return False
+    rental = record.rental_of(record.live) if record.live is not None else None
+    return record.live is None or (rental is not None and rental.released_at is not None)

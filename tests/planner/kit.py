@@ -83,6 +83,7 @@ class Life:
         self.events: tuple[tuple[int, Event], ...] = ()
         self.listing: Listing | None = None
         self.offers: tuple[Offer, ...] | None = None
+        self.rent_from: datetime | None = None
         self.answer: RentAnswer | None = None
         self.plan: Plan | None = None
         self.story: list[str] = []
@@ -139,7 +140,8 @@ class Life:
             launch_failed=LaunchFailed(attempt=before.live.number, message=failed) if failed and before.live else None,
             agent_events=self.events,
             listing=self.listing,
-            offers=self.offers,
+            offers=self.offers if self.rent_from is None else None,
+            rent_from=self.rent_from,
             rent_answer=self.answer,
         )
         made = plan(before, observed, self.now)

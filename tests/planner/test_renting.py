@@ -80,6 +80,24 @@ def test_nothing_is_rented_by_an_old_listing() -> None:
     assert [rental.asked_at for rental in life.job.rentals] == [life.now]
 
 
+def test_a_job_waits_for_its_turn_to_ask() -> None:
+    """For its first machine as for the next one after a refusal, until the provider takes its request."""
+    life = RentedLife()
+    life.rent_from = life.now + timedelta(seconds=3)
+    made = life.see()
+    assert (asked_for(life), life.job.phase, made.wake_at) == ([], Phase.QUEUED, life.rent_from)
+    life.rent_from = None
+    life.see()
+    assert len(asked_for(life)) == 1
+    life.rent_from = life.now + timedelta(seconds=7)
+    life.refused()
+    assert life.plan is not None
+    assert (asked_for(life), life.plan.wake_at) == ([], life.rent_from)
+    life.rent_from = None
+    life.see(life.unreachable())
+    assert len(asked_for(life)) == 1
+
+
 def test_an_answer_that_was_lost() -> None:
     """The identical request is sent again, as long as a listing after it doesn't show its effect, and the window is
     open; the machine that shows up is the attempt's."""

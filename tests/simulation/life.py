@@ -31,7 +31,7 @@ from runctl.store.interface import Ask, ControllerId, Create, StoreError
 from . import oracles
 from .dice import Dice, Weather
 from .host import Host, HostPort, Run, ref_of
-from .loop import NODE, Loop, ordered
+from .loop import NODE, HotLoop, Loop, ordered
 from .node import Node
 from .oracles import Violation
 from .training import Kind, Save
@@ -581,6 +581,8 @@ class Simulation:
         life = self._linted.life = kind(seed, crash_at, silenced)
         try:
             life.live()
+        except HotLoop as hot:
+            raise Violation(life, str(hot)) from None
         finally:
             life.loop.close()
             life.store._db.close()

@@ -23,7 +23,7 @@ from runctl.providers.aws.instances import (
     TOKEN_TAG,
     instances,
 )
-from runctl.providers.interface import ProviderError, RentRefused, RentUnknown, Tagged
+from runctl.providers.interface import Allowance, ProviderError, RentRefused, RentUnknown, Tagged
 
 # As many instances as one answer may hold.
 PAGE = 1000
@@ -33,6 +33,10 @@ Offers = Callable[[Job], Awaitable[tuple[Offer, ...]]]
 
 class Ec2:
     """The machines of one owner in one region. `offers` prices what a job could run on."""
+
+    # RunInstances: a bucket of 5 requests, refilled by 2 a second for the whole account (EC2's documentation); another
+    # controller may be at work beside this one.
+    allowance = Allowance(burst=2, seconds=1.0)
 
     def __init__(self, call: Call, owner: str, offers: Offers, clock: Callable[[], datetime]) -> None:
         self._call = call
