@@ -191,7 +191,8 @@ class Watch:
         directories = [candidate for candidate in self.pending.values() if candidate.kind == "directory"]
         newest = max((candidate.mtime for candidate in directories), default=0.0)
         for candidate in directories:
-            candidate.followed = candidate.mtime < newest
+            # It stays so when the newer one is done with, and waits no more.
+            candidate.followed = candidate.followed or candidate.mtime < newest
         return changed
 
     def _look(self, wall: float, now: float, force: bool) -> bool:
@@ -362,6 +363,7 @@ class Watch:
                     candidate.stable = self._learn(candidate.key, key, now - candidate.changed_at)
                 candidate.key, candidate.size, candidate.mtime = key, key[2], key[3] / 1e9
                 candidate.changed_at, candidate.noticed_at, candidate.at = now, now, wall
+                candidate.followed = False
                 candidate.renamed = found.st_ctime_ns > _changed_ns(found, key)
                 candidate.tried = candidate.kind not in SELF_PROVING and not candidate.renamed
                 self._known.add(_mark(candidate.name, found))

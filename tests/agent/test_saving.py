@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from killing import kill_at_once
 
+from runctl.agent.watch import Watch
+
 from .real_host import Host, Run, until
 
 NPZ = """
@@ -604,6 +606,23 @@ def test_directories_that_follow_each_other_fast(host: Host, keep: int) -> None:
     assert run.exit()["reason"] == "lost"
     assert [manifest(path)["epoch"] for path in run.durable()] == list(range(6 - keep, 6))
     assert all(len(manifest(path)["files"]) == 2 for path in run.durable())
+
+
+def test_a_directory_stays_whole_when_the_one_after_it_is_done_with(tmp_path: Path) -> None:
+    """Of directories that follow each other the last one alone isn't known to be whole, also when the others are copied
+    one at a time and the directory is looked at in between."""
+    watch = Watch(str(tmp_path), "auto")
+    for number in (1, 2, 3):
+        part = tmp_path / f"epoch-{number}" / "a.bin"
+        part.parent.mkdir()
+        part.write_bytes(b"a")
+        os.utime(part, (number, number))
+        os.utime(part.parent, (number, number))
+    watch.look(10.0, 10.0, force=True)
+    for number in (3, 2):
+        watch.done(watch.pending[f"epoch-{number}"])
+        watch.look(11.0, 11.0, force=True)
+        assert watch.pending[f"epoch-{number - 1}"].followed
 
 
 # A whole directory, and one whose last files come so late that it counts as whole before.
