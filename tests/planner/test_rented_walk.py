@@ -354,5 +354,5 @@ class RentedWalk(JobWalk):
         return self.record is not None and (alive or bool(self.cloud.late))
 
 
-RentedWalk.TestCase.settings = walk_settings(examples=100, steps=40)
+RentedWalk.TestCase.settings = walk_settings(examples=60, steps=60)
 TestRentedWalk = RentedWalk.TestCase

@@ -187,5 +187,5 @@ class Walk(JobWalk):
             finish_in_time(self.agent, self.now)
 
 
-Walk.TestCase.settings = walk_settings(examples=60, steps=40)
+Walk.TestCase.settings = walk_settings(examples=60, steps=60)
 TestWalk = Walk.TestCase

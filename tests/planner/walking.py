@@ -16,11 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from runctl.manifest.job import Cost, Job
 from runctl.planner.actions import Action, Plan
+from runctl.planner.intents import anticipate
 from runctl.planner.lint import lint
 from runctl.planner.money import committed
 from runctl.planner.observed import GroupSeen, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import EndReason, Event, OutcomeType, Record
+from runctl.planner.reminders import standing
 from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
 from .agents import Agent
@@ -290,6 +292,10 @@ class JobWalk(RuleBasedStateMachine):
         self.record = made.record
         self.note_cap()
         self.judge(before, made)
+        if made.record is not None:
+            # What people are told of it, whenever they ask, is made from the record alone.
+            standing(made.record, self.clock)
+            assert anticipate(made.record, (), self.clock) == made.record
         for action in made.actions:
             if not self.reaches(action):
                 break
