@@ -203,7 +203,7 @@ def _offer_clear(record: Record, step: Pass) -> Clearance:
     if isinstance(chosen, Offer):
         return Go(offer=chosen)
     if chosen.until is not None:
-        return Waits(Gate.BUDGET if chosen.others else Gate.CAPACITY, chosen.message, chosen.until)
+        return Waits(Gate.BUDGET if chosen.held else Gate.CAPACITY, chosen.message, chosen.until)
     return Spent(chosen.outcome, chosen.message)
 
 

@@ -30,6 +30,7 @@ LOOK_AGAIN = timedelta(seconds=1)
 # What is rented is looked at this often, whether a sweep brings news or not.
 LOOK_AGAIN_RENTED = timedelta(seconds=15)
 
+HELD_BY_ITSELF = "an earlier machine of this job isn't seen to be gone yet, and holds money that will come back"
 HELD_BY_OTHERS = "the others of the group hold what is left of group.cap; some of it may come back"
 
 # What a duration limit doesn't count, but a bill does: coming up, and what a clock may differ.
@@ -38,12 +39,12 @@ UNCOUNTED = timedelta(minutes=20)
 
 class NoOffer(msgspec.Struct, frozen=True):
     """Nothing can be asked for now. `until`: when an offer is worth another try; None: never, `outcome` says why.
-    `others`: others of the group hold the money, and may not need all of it."""
+    `held`: others of the group, or earlier machines of this job, hold the money, and may not need all of it."""
 
     message: str
     until: datetime | None = None
     outcome: OutcomeType = OutcomeType.NO_CAPACITY
-    others: bool = False
+    held: bool = False
 
 
 def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer:
@@ -53,8 +54,18 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
         most = record.job.cost.max_hourly
         return NoOffer("nothing is on offer" + (f" at {most} an hour or less (cost.max_hourly)" if most else ""))
     lasting = [offer for offer in accepted if _lasts(record, offer, observed.group, now)]
-    if not lasting and observed.group.live and any(_lasts(record, offer, _unheld(observed), now) for offer in accepted):
-        return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN_RENTED, others=True)
+    if (
+        not lasting
+        and record.unreleased
+        and any(_lasts(_unheld(record), each, observed.group, now) for each in accepted)
+    ):
+        return NoOffer(HELD_BY_ITSELF, until=now + LOOK_AGAIN_RENTED, held=True)
+    if (
+        not lasting
+        and observed.group.live
+        and any(_lasts(_unheld(record), offer, _unheld_group(observed), now) for offer in accepted)
+    ):
+        return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN_RENTED, held=True)
     if not lasting:
         least = min(accepted, key=lambda offer: offer.hourly)
         message = (
@@ -70,7 +81,13 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
     return NoOffer(f"no {what}: {last.message}", until=min(each.at for each in refused) + SHUNNED)
 
 
-def _unheld(observed: Observed) -> GroupSeen:
+def _unheld(record: Record) -> Record:
+    """The job as it will be when its earlier machines are seen to be gone, if they cost no more than they have."""
+    rentals = tuple(msgspec.structs.replace(each, reserved=0) for each in record.rentals)
+    return msgspec.structs.replace(record, rentals=rentals)
+
+
+def _unheld_group(observed: Observed) -> GroupSeen:
     """The group as it will be if others give back all that they hold."""
     return msgspec.structs.replace(observed.group, committed=observed.group.spent)
 

@@ -92,7 +92,7 @@ def _never_up(step: Pass, live: Attempt, rental: Rental) -> AttemptEnd | None:
         return AttemptEnd(reason=EndReason(wish), detail="before its agent was up")
     if had_none:
         chosen = choose(step.record, step.observed, step.now) if step.observed.offers is not None else None
-        if not isinstance(chosen, NoOffer) or chosen.others:
+        if not isinstance(chosen, NoOffer) or chosen.held:
             return None
         return AttemptEnd(reason=EndReason.NO_CAPACITY, detail=chosen.message)
     if not unstarted:

@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, precondition, rule
 
 from runctl.manifest.job import Job
 from runctl.planner.actions import Action, EndMachine, Launch, Plan, Rent, SendOrders
-from runctl.planner.money import cost_of, interval_cost
+from runctl.planner.money import cost_of, interval_cost, spent
 from runctl.planner.observed import (
     Absent,
     AttemptSeen,
@@ -25,7 +25,7 @@ from runctl.planner.observed import (
     RentAnswer,
     Unreachable,
 )
-from runctl.planner.record import EndReason, Record
+from runctl.planner.record import EndReason, OutcomeType, Record
 from runctl.planner.rental import Demise, MachineState, Offer, Refusal, Rental
 
 from .agents import Agent
@@ -55,6 +55,8 @@ PRICES: dict[str, tuple[Offer, ...] | None] = {
     "dearer": tuple(msgspec.structs.replace(each, hourly=3 * each.hourly) for each in SHELF),
     "none": (),
 }
+# What a start on the dearest of these may need: four minutes and a bit.
+ENOUGH = 800_000
 FATES = ("granted", "answer lost", "lost", "late", *Refusal)
 # The clock of a controller's machine is at most this far from the true time.
 SKEWS = (0.0, 0.0, 2.0, -2.0)
@@ -294,6 +296,7 @@ class RentedWalk(JobWalk):
         if made.record is not None:
             self.granted_within_the_cap(before, made.record)
             self.nothing_is_forgotten(made.record, made)
+            self.not_given_up_early(before, made.record)
 
     def granted_within_the_cap(self, before: Record, after: Record) -> None:
         """What an attempt's agent may use, together with what else is held or spent, is within the newest cap."""
@@ -310,6 +313,14 @@ class RentedWalk(JobWalk):
         taken = sum(max(billed.get(key, 0), held.get(key, 0)) for key in others)
         granted = cost_of(rental.offer.hourly, grant.until - (rental.launched_at or rental.intended_at))
         assert granted + taken <= cap.micros, f"{granted} granted, {taken} taken, the cap is {cap}"
+
+    def not_given_up_early(self, before: Record, after: Record) -> None:
+        """What earlier machines hold, and haven't cost, doesn't end a job: it comes back."""
+        outcome, cap = after.outcome, after.job.cost.cap
+        if before.outcome is not None or outcome is None or outcome.type is not OutcomeType.CAP_REACHED:
+            return
+        enough = cap is not None and cap.micros - spent(after, self.clock) > ENOUGH
+        assert not enough or after.job.group.cap is not None, f"{outcome.message}, and {cap} is the cap"
 
     def nothing_is_forgotten(self, after: Record, made: Plan) -> None:
         """Each machine that is listed alive is in the books, or is being ended; what has no attempt is to end."""

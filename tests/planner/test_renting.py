@@ -758,3 +758,22 @@ def test_not_asked_for_again_when_its_money_is_over() -> None:
     life.lists()
     life.see(life.unreachable())
     assert (asked_for(life), life.rental.ends) == ([], Ending.CEILING)
+
+
+def test_an_earlier_machine_holds_the_money() -> None:
+    """The next attempt waits until the machine of the one before is seen to be gone, and its reservation falls; what
+    that has cost in truth decides whether it may go on."""
+    for ran, goes_on in ((timedelta(minutes=1), True), (timedelta(minutes=30), False)):
+        life = RentedLife()
+        life.comes_up()
+        life.now += ran
+        life.see(life.ended(EndReason.INTERRUPTION))
+        life.after(seconds=3)
+        life.lists(life.instance("shutting-down"))
+        made = life.see()
+        assert (life.job.outcome is None) == goes_on
+        if goes_on:
+            assert (life.job.phase, made.wake_at is not None, asked_for(life)) == (Phase.QUEUED, True, [])
+            life.goes(demise=Demise.ASKED)
+            life.see()
+            assert asked_for(life) == ["g5.xlarge (on-demand) in a"]
