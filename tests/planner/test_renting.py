@@ -8,6 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
+from runctl.manifest.job import Platform
 from runctl.planner.actions import EndMachine, Launch, Rent
 from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, SHUNNED, VANISHING
 from runctl.planner.money import cost_of, reserves_more, spent
@@ -777,3 +778,12 @@ def test_an_earlier_machine_holds_the_money() -> None:
             life.goes(demise=Demise.ASKED)
             life.see()
             assert asked_for(life) == ["g5.xlarge (on-demand) in a"]
+
+
+def test_an_edit_moves_a_job() -> None:
+    """Where it ran before is remembered: a machine may still be there."""
+    life = RentedLife()
+    life.see()
+    life.apply(job("instance: {hourly_rate: 1 USD}\ncost: {cap: 2 USD}"), replace=True)
+    life.see(life.unreachable())
+    assert (life.job.rented, life.job.platforms) == (False, {Platform.AWS, Platform.LOCAL})
