@@ -12,7 +12,17 @@ from runctl.manifest.job import Busy
 from runctl.manifest.quantities import format_duration, format_money
 from runctl.planner.actions import AskToStop, Launch, Rent
 from runctl.planner.machines import replaced
-from runctl.planner.money import Room, affordable, allowance, duration_left, needs, rate_of, reservation, room
+from runctl.planner.money import (
+    Room,
+    affordable,
+    allowance,
+    duration_left,
+    holder_of_the_rest,
+    needs,
+    rate_of,
+    reservation,
+    room,
+)
 from runctl.planner.observed import Absent, Holder, MachineSeen
 from runctl.planner.ordering import give_orders, orders_for
 from runctl.planner.passing import Pass
@@ -28,7 +38,7 @@ from runctl.planner.record import (
 )
 from runctl.planner.releasing import why_to_end
 from runctl.planner.rental import Demise, MachineState, Offer, Release, Rental
-from runctl.planner.renting import HELD_BY_OTHERS, LOOK_AGAIN, LOOK_AGAIN_RENTED, NoOffer, choose, request, token_of
+from runctl.planner.renting import LOOK_AGAIN, LOOK_AGAIN_RENTED, NoOffer, choose, request, token_of
 from runctl.planner.seeing import LATE_EFFECT
 from runctl.planner.verdict import JITTER, LEAST_DURATION, LONGEST_RETRY, queues
 
@@ -142,7 +152,7 @@ def _limits_clear(record: Record, step: Pass) -> Clearance | None:
         case Room.ENOUGH:
             return None
         case Room.LATER:
-            return Waits(Gate.BUDGET, HELD_BY_OTHERS, step.now + LOOK_AGAIN)
+            return Waits(Gate.BUDGET, holder_of_the_rest(record, step.observed.group), step.now + LOOK_AGAIN)
         case Room.NONE:
             committed = step.observed.group.committed
             money = format_money(max(0, allowance(record, committed, step.now) or 0))
@@ -237,10 +247,11 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
         if rental.ends is not None or why_to_end(step, rental) is not None:
             return step
         listing = step.observed.listing
-        unseen = rental.instance is None and listing is not None and listing.as_of > rental.asked_at
-        if not unseen or step.now > rental.launch_before:
+        over = rental.instance is not None or step.now > rental.launch_before
+        if over or listing is None or listing.as_of <= rental.asked_at:
             return step.wake(step.now + LOOK_AGAIN_RENTED)
-        sent = msgspec.structs.replace(rental, asked_at=step.now)
+        # A listing of the future, by a clock that was set back since, tells nothing of this sending either.
+        sent = msgspec.structs.replace(rental, asked_at=max(step.now, listing.as_of))
         return replaced(step, rental, sent).do(Rent(rental=sent, again=True)).wake(step.now + LOOK_AGAIN_RENTED)
     if rental.released is Release.TERMINATED and rental.demise is not Demise.CAPACITY:
         return step  # it ran: its last word is waited for

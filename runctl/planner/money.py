@@ -148,7 +148,8 @@ def affordable(
 
 
 class Room(StrEnum):
-    """Whether the caps leave enough for another attempt. `LATER`: others of the group hold it, and may not need it."""
+    """Whether the caps leave enough for another attempt. `LATER`: others of the group, or machines of this job that
+    aren't seen to be gone, hold it, and may not need it."""
 
     ENOUGH = "enough"
     LATER = "later"
@@ -161,8 +162,21 @@ def room(record: Record, group: GroupSeen, now: datetime) -> Room:
     time = affordable(record, group.committed, now)
     if time is None or time > least:
         return Room.ENOUGH
-    alone = affordable(record, group.spent, now)
-    return Room.LATER if group.live and (alone is None or alone > least) else Room.NONE
+    later = affordable(unheld(record), group.spent, now)
+    return Room.LATER if later is None or later > least else Room.NONE
+
+
+def unheld(record: Record) -> Record:
+    """The job as it will be when its machines are seen to be gone, if they cost no more than they have."""
+    rentals = tuple(msgspec.structs.replace(each, reserved=0) for each in record.rentals)
+    return msgspec.structs.replace(record, rentals=rentals)
+
+
+def holder_of_the_rest(record: Record, group: GroupSeen) -> str:
+    """Who holds what the caps leave, in words, where somebody does."""
+    if record.group is not None and group.committed > group.spent:
+        return "the others of the group hold what is left of group.cap; some of it may come back"
+    return "an earlier machine of this job isn't seen to be gone yet, and holds money that will come back"
 
 
 def least_useful(job: Job) -> timedelta:

@@ -11,7 +11,7 @@ import msgspec
 from runctl.manifest.job import Capacity
 from runctl.manifest.quantities import format_money
 from runctl.planner.machines import SHUNNED
-from runctl.planner.money import Rate, affordable, cost_of, duration_left, least_useful
+from runctl.planner.money import Rate, affordable, cost_of, duration_left, holder_of_the_rest, least_useful, unheld
 from runctl.planner.observed import GroupSeen, Observed
 from runctl.planner.record import OutcomeType, Record
 from runctl.planner.rental import Market, Offer, Refusal, Rental, Shunned
@@ -29,9 +29,6 @@ LOOK_AGAIN = timedelta(seconds=1)
 
 # What is rented is looked at this often, whether a sweep brings news or not.
 LOOK_AGAIN_RENTED = timedelta(seconds=15)
-
-HELD_BY_ITSELF = "an earlier machine of this job isn't seen to be gone yet, and holds money that will come back"
-HELD_BY_OTHERS = "the others of the group hold what is left of group.cap; some of it may come back"
 
 # What a duration limit doesn't count, but a bill does: coming up, and what a clock may differ.
 UNCOUNTED = timedelta(minutes=20)
@@ -53,19 +50,11 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
     if not accepted:
         most = record.job.cost.max_hourly
         return NoOffer("nothing is on offer" + (f" at {most} an hour or less (cost.max_hourly)" if most else ""))
-    lasting = [offer for offer in accepted if _lasts(record, offer, observed.group, now)]
-    if (
-        not lasting
-        and record.unreleased
-        and any(_lasts(_unheld(record), each, observed.group, now) for each in accepted)
-    ):
-        return NoOffer(HELD_BY_ITSELF, until=now + LOOK_AGAIN_RENTED, held=True)
-    if (
-        not lasting
-        and observed.group.live
-        and any(_lasts(_unheld(record), offer, _unheld_group(observed), now) for offer in accepted)
-    ):
-        return NoOffer(HELD_BY_OTHERS, until=now + LOOK_AGAIN_RENTED, held=True)
+    group = observed.group
+    lasting = [offer for offer in accepted if _lasts(record, offer, group, now)]
+    rest = msgspec.structs.replace(group, committed=group.spent)
+    if not lasting and any(_lasts(unheld(record), offer, rest, now) for offer in accepted):
+        return NoOffer(holder_of_the_rest(record, group), until=now + LOOK_AGAIN_RENTED, held=True)
     if not lasting:
         least = min(accepted, key=lambda offer: offer.hourly)
         message = (
@@ -79,17 +68,6 @@ def choose(record: Record, observed: Observed, now: datetime) -> Offer | NoOffer
     last = refused[-1]
     what = "quota" if last.why is Refusal.QUOTA else "capacity"
     return NoOffer(f"no {what}: {last.message}", until=min(each.at for each in refused) + SHUNNED)
-
-
-def _unheld(record: Record) -> Record:
-    """The job as it will be when its earlier machines are seen to be gone, if they cost no more than they have."""
-    rentals = tuple(msgspec.structs.replace(each, reserved=0) for each in record.rentals)
-    return msgspec.structs.replace(record, rentals=rentals)
-
-
-def _unheld_group(observed: Observed) -> GroupSeen:
-    """The group as it will be if others give back all that they hold."""
-    return msgspec.structs.replace(observed.group, committed=observed.group.spent)
 
 
 def request(record: Record, attempt: int, choice: int, offer: Offer, group: GroupSeen, now: datetime) -> Rental:

@@ -35,6 +35,7 @@ for command in commands:
         print("error: `%s` failed with %d" % (command[0], code), file=sys.stderr)
         sys.exit(code if 0 < code < 256 else 1)
 os.makedirs(place, mode=0o700, exist_ok=True)
+os.sync()  # a power cut must not leave the marker beside files that lack their content
 marker = os.open(os.path.join(place, {MARKER!r}), os.O_WRONLY | os.O_CREAT, 0o600)
 os.fsync(marker)
 """

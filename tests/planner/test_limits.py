@@ -220,7 +220,7 @@ def test_group_cap(golden: Golden) -> None:
     assert money is not None
     assert cost_of(1_000_000, timedelta(seconds=money.seconds)) <= 500_000
     life.after(minutes=29)
-    life.group = GroupSeen(committed=1_500_000)
+    life.group = GroupSeen(committed=1_500_000, spent=1_500_000)
     life.see(life.ended("cap", 0))
     golden(life.told())
     assert life.job.outcome is not None

@@ -287,11 +287,6 @@ class RentedWalk(JobWalk):
 
     # What must hold.
 
-    def known(self, finding: str) -> bool:
-        """Open: by a listing of the future (the clock has been set back) a request is sent at each look."""
-        of_future = self.listing is not None and self.listing.as_of > self.clock
-        return of_future and finding == "planning again asks for another Rent"
-
     def judge(self, before: Record, made: Plan) -> None:
         if made.record is not None:
             self.granted_within_the_cap(before, made.record)

@@ -12,7 +12,7 @@ from runctl.manifest.job import Platform
 from runctl.planner.actions import EndMachine, Launch, Rent
 from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, SHUNNED, VANISHING
 from runctl.planner.money import cost_of, reserves_more, spent
-from runctl.planner.observed import Absent, InstanceSeen
+from runctl.planner.observed import Absent, InstanceSeen, Listing
 from runctl.planner.record import EndReason, OutcomeType, Phase, StopReason
 from runctl.planner.releasing import BEFORE_CEILING
 from runctl.planner.rental import Demise, Ending, MachineState, Refusal, Release
@@ -122,6 +122,19 @@ def test_an_answer_that_was_lost() -> None:
     life.lists(life.instance("pending"))
     life.see(life.unreachable())
     assert (life.rental.instance, len(life.job.rentals)) == ("i-1", 1)
+
+
+def test_a_listing_of_the_future() -> None:
+    """The clock was set back: what was listed before is newer than every request, and says nothing of this one."""
+    life = RentedLife()
+    life.see()
+    life.after(seconds=1)
+    life.listing = Listing(as_of=life.now + timedelta(hours=1), instances=())
+    life.see(life.unreachable())
+    assert len(asked_for(life)) == 1
+    life.after(seconds=1)
+    life.see(life.unreachable())
+    assert asked_for(life) == []
 
 
 def test_a_request_without_effect_and_its_late_effect(golden: Golden) -> None:
@@ -634,7 +647,7 @@ def test_others_hold_all_of_the_group_cap() -> None:
     rich.group = held
     rich.refused()
     assert (asked_for(rich), rich.job.live is not None) == ([], True)
-    rich.group = msgspec.structs.replace(held, live=())
+    rich.group = msgspec.structs.replace(held, spent=1_900_000)
     rich.see(rich.unreachable())
     rich.after(minutes=5)
     rich.lists()

@@ -286,7 +286,7 @@ class JobWalk(RuleBasedStateMachine):
         self.sound = False
         observed = self.observe(before)
         made = self.made = plan(before, observed, self.clock)
-        findings = [each for each in lint(before, observed, made, self.clock) if not self.known(each)]
+        findings = lint(before, observed, made, self.clock)
         assert findings == [], findings
         self.asked = []
         self.record = made.record
@@ -308,10 +308,6 @@ class JobWalk(RuleBasedStateMachine):
         return True
 
     # What must hold.
-
-    def known(self, finding: str) -> bool:
-        """It is open, and the walk goes on beyond it until it is mended."""
-        return False
 
     def judge(self, before: Record, made: Plan) -> None:
         """Of this plan, before anything of it is done."""
