@@ -27,8 +27,11 @@ KILLS = "tests/acceptance/test_kills.py"
 
 
 class Stage(NamedTuple):
+    """`told`: how many of the first lines that it prints are shown when it succeeds."""
+
     name: str
     argv: list[str]
+    told: int = 0
 
 
 def tool(name: str, *args: str) -> list[str]:
@@ -57,6 +60,8 @@ PURE = [
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
 KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
+# In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of.
+LIVES = Stage("simulated lives", ["nice", *tool("python", "-m", "tests.simulation", "--seconds", "60")], told=2)
 UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", "-n", "2", *AGENTLESS_TESTS)])]
 
 
@@ -84,12 +89,13 @@ def run_line(stages: list[Stage], failed: Event) -> None:
             sys.stdout.write(done.stdout.decode(errors="replace"))
             print(f"failed: {stage.name} (`{' '.join(stage.argv)}`, exit code {done.returncode})", flush=True)
         else:
-            print(f"ok: {stage.name} ({time.monotonic() - started:.0f} s)", flush=True)
+            told = "".join(f"; {line}" for line in done.stdout.decode(errors="replace").splitlines()[: stage.told])
+            print(f"ok: {stage.name} ({time.monotonic() - started:.0f} s){told}", flush=True)
 
 
 def main() -> None:
     failed = Event()
-    lines = [Thread(target=run_line, args=(stages, failed)) for stages in ([*STATIC, *PURE, *UNTIMED], KILLING)]
+    lines = [Thread(target=run_line, args=(stages, failed)) for stages in ([*STATIC, *PURE, *UNTIMED, LIVES], KILLING)]
     for line in lines:
         line.start()
     for line in lines:

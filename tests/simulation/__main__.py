@@ -1,6 +1,7 @@
 """`python -m tests.simulation --seeds N`: live many lives, or one again, and tell what was met.
 
 --seeds N [--first S] [--processes P]   N lives from seed S on
+--seconds T [--first S]                 as many lives as fit into T seconds, from S or a seed that nobody has lived
 --seed S [--crash-at K]                 one life, with its log
 --sweep S                               the life of seed S, once more for each of its crash points
 --shrink S                              the fewest kinds of faults with which the life of seed S still breaks a promise
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,11 +23,15 @@ from simulation.life import FAULTS, Life, Simulation  # noqa: E402
 from simulation.oracles import Violation  # noqa: E402
 from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many  # noqa: E402
 
+# Far more than can be lived in any number of seconds that somebody waits for.
+MOST_LIVES = 100_000_000
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Lives of jobs, simulated.")
     parser.add_argument("--seeds", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--first", type=int)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--crash-at", type=int, default=0)
@@ -42,7 +48,11 @@ def main() -> int:
             return _sweep(simulation, kind, asked.sweep)
         if asked.shrink is not None:
             return _shrink(simulation, kind, asked.shrink)
-    return _many(asked.world, range(asked.first, asked.first + asked.seeds), asked.processes)
+    if asked.seconds is not None:
+        first = int(time.time()) * 1000 if asked.first is None else asked.first
+        return _many(asked.world, range(first, first + MOST_LIVES), asked.processes, time.monotonic() + asked.seconds)
+    first = asked.first or 0
+    return _many(asked.world, range(first, first + asked.seeds), asked.processes)
 
 
 def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: int) -> int:
@@ -57,15 +67,15 @@ def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: int) -> 
     return 0
 
 
-def _many(world: str, seeds: range, processes: int) -> int:
+def _many(world: str, seeds: range, processes: int, until: float = float("inf")) -> int:
     found = Summary.empty()
-    for batch in live_many(world, seeds, processes):
+    for batch in live_many(world, seeds, processes, until):
         for seed, violation in batch.broken:
             # The first ones in full, at once: a long run may be watched, or end early.
             print(violation if len(found.broken) < 3 else f"{violation.splitlines()[0]} (seed {seed})", flush=True)
         found.add(batch)
     speed = f"{found.lives / found.took:.0f} lives, {found.jobs / found.took:.0f} jobs a second of a core"
-    print(f"{world}, seeds {seeds.start} to {seeds.stop - 1}: {found.lives} lives of {found.jobs} jobs")
+    print(f"{world}, seeds {seeds.start} to {seeds.start + found.lives - 1}: {found.lives} lives of {found.jobs} jobs")
     print(f"{len(found.broken)} broke a promise; {speed}")
     for field in FIELDS:
         print(f"{field} of a life: median {found.median(field)}; {histogram(found.tallies[field])}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice, repeat
 
 import msgspec
@@ -23,11 +23,29 @@ LEAST_LAUNCHES = 1
 LEAST_RECONCILES = 40
 
 
+# What every run of many lives has met at least once: a fault that never strikes tests nothing.
+SOMETIMES = (
+    "agent killed", "agent and guardian killed", "salvaged", "torn checkpoint", "trainings", "disk full",
+    "store full", "power cut", "written in a power cut", "lost in a power cut",
+    "store unreadable", "launch refused", "launch lost", "launch answer lost", "crash before a write",
+    "crash after a write", "second controller", "controller suspended", "user: apply", "user: stop", "user: cancel",
+    "user: delete", "user: edit", "drain cap", "drain duration", "drain deadline", "drain interruption",
+    "machines", "no capacity", "no quota", "dies pending", "pends for ever", "never boots", "reclaimed",
+    "reclaimed without notice", "machine fails", "partition", "powered off", "power-off hangs", "timer fails",
+    "end refused", "throttled", "request lost", "request late", "answer lost", "token known", "stale listing",
+    "missing from a listing", "copied", "stopped by hand", "not allowed", "prices unknown", "offer withdrawn",
+    "agent held", "copy cut short", "clock step", "machine sleeps", "crash before RunInstances",
+    "crash after DescribeInstances",
+)  # fmt: skip
+
+# So many lives, at any seeds, have met all of them.
+MANY = 1000
+
 # Each of these is counted for every life; `faults` are those that struck, `seconds` is virtual time.
 FIELDS = ("jobs", "launches", "reconciles", "faults", "crash points", "seconds")
 
 # Lives that one process lives before what they leave behind is collected and their summary goes to whoever asked.
-BATCH = 200
+BATCH = 100
 
 
 class Summary(msgspec.Struct):
@@ -73,12 +91,18 @@ class Summary(msgspec.Struct):
         return next(islice(_sorted(tally), tally.total() // 2, None), 0)
 
     @property
+    def unmet(self) -> list[str]:
+        return [each for each in SOMETIMES if not self.met[each]]
+
+    @property
     def hollow(self) -> str:
         """Why these lives prove little; empty if they don't."""
         if self.median("launches") < LEAST_LAUNCHES:
             return f"half of the lives have fewer than {LEAST_LAUNCHES} launches"
         if self.median("reconciles") < LEAST_RECONCILES:
             return f"half of the lives have fewer than {LEAST_RECONCILES} reconciles"
+        if self.lives >= MANY and self.unmet:
+            return f"nobody has met {', '.join(self.unmet)}"
         return ""
 
 
@@ -107,11 +131,18 @@ def live(world: str, seeds: Iterable[int]) -> Summary:
     return summary
 
 
-def live_many(world: str, seeds: range, processes: int) -> Iterator[Summary]:
-    """The same in batches, divided among so many processes; each batch's summary as soon as it is there."""
-    batches = [(world, seeds[start : start + BATCH]) for start in range(0, len(seeds), BATCH)]
+def live_many(world: str, seeds: range, processes: int, until: float = float("inf")) -> Iterator[Summary]:
+    """The same in batches, divided among so many processes; each batch's summary, in the order of the seeds, as soon as
+    it is there. None is begun once the monotonic clock is past `until`."""
+    starts = iter(range(0, len(seeds), BATCH))
+    running: deque[Future[Summary]] = deque()
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(live, *zip(*batches, strict=True))
+        while True:
+            while len(running) < processes and time.monotonic() < until and (start := next(starts, None)) is not None:
+                running.append(pool.submit(live, world, seeds[start : start + BATCH]))
+            if not running:
+                return
+            yield running.popleft().result()
 
 
 def histogram(tally: Counter[int]) -> str:
