@@ -2,8 +2,9 @@
 
 --seeds N [--first S] [--processes P]   N lives from seed S on
 --seconds T [--first S]                 as many lives as fit into T seconds, from S or a seed that nobody has lived
---seed S [--crash-at K]                 one life, with its log
---sweep S                               the life of seed S, once more for each of its crash points
+--seed S [--crash-at K,L]               one life, with its log
+--sweep S [--seeds N] [--pairs P]       the lives of N seeds from S on (one), once more for each of their crash points,
+                                        and for P pairs of them (20)
 --shrink S                              the fewest kinds of faults with which the life of seed S still breaks a promise
 --world local|rented|mixed              where the jobs run: on a machine of the user's, or on rented ones
 """
@@ -21,7 +22,7 @@ sys.unraisablehook = lambda *_: None
 
 from simulation.life import FAULTS, Life, Simulation  # noqa: E402
 from simulation.oracles import Violation  # noqa: E402
-from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many  # noqa: E402
+from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many, sweep  # noqa: E402
 
 # Far more than can be lived in any number of seconds that somebody waits for.
 MOST_LIVES = 100_000_000
@@ -29,33 +30,34 @@ MOST_LIVES = 100_000_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Lives of jobs, simulated.")
-    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--first", type=int)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--crash-at", type=int, default=0)
+    parser.add_argument("--crash-at", type=lambda text: frozenset(map(int, text.split(","))), default=frozenset())
+    parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--shrink", type=int)
     parser.add_argument("--world", choices=(*WORLDS, MIXED), default=MIXED)
     asked = parser.parse_args()
-    one = next((seed for seed in (asked.seed, asked.sweep, asked.shrink) if seed is not None), 0)
+    if asked.sweep is not None:
+        return _sweep(asked.world, range(asked.sweep, asked.sweep + (asked.seeds or 1)), asked.pairs)
+    one = next((seed for seed in (asked.seed, asked.shrink) if seed is not None), 0)
     kind = kind_of(asked.world, one)
     with Simulation() as simulation:
         if asked.seed is not None:
             return _one(simulation, kind, asked.seed, asked.crash_at)
-        if asked.sweep is not None:
-            return _sweep(simulation, kind, asked.sweep)
         if asked.shrink is not None:
             return _shrink(simulation, kind, asked.shrink)
     if asked.seconds is not None:
         first = int(time.time()) * 1000 if asked.first is None else asked.first
         return _many(asked.world, range(first, first + MOST_LIVES), asked.processes, time.monotonic() + asked.seconds)
     first = asked.first or 0
-    return _many(asked.world, range(first, first + asked.seeds), asked.processes)
+    return _many(asked.world, range(first, first + (asked.seeds or 1000)), asked.processes)
 
 
-def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: int) -> int:
+def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: frozenset[int]) -> int:
     try:
         life = simulation.life(seed, crash_at, kind=kind)
     except Violation as broken:
@@ -86,16 +88,13 @@ def _many(world: str, seeds: range, processes: int, until: float = float("inf"))
     return 1 if found.broken or found.hollow else 0
 
 
-def _sweep(simulation: Simulation, kind: type[Life], seed: int) -> int:
-    points, broken = simulation.life(seed, kind=kind).points, 0
-    for point in range(1, points + 1):
-        try:
-            simulation.life(seed, crash_at=point, kind=kind)
-        except Violation as violation:
-            broken += 1
-            print(violation, flush=True)
-    print(f"seed {seed}: {points} crash points, {broken} of them broke a promise")
-    return 1 if broken else 0
+def _sweep(world: str, seeds: range, pairs: int) -> int:
+    found = sweep(world, seeds, pairs)
+    for violation in found.broken:
+        print(violation, flush=True)
+    print(f"{world}, seeds {seeds.start} to {seeds.stop - 1}: {found.points} crash points, {pairs} pairs of each life")
+    print(f"{found.lives} lives, {len(found.broken)} of them broke a promise")
+    return 1 if found.broken else 0
 
 
 def _shrink(simulation: Simulation, kind: type[Life], seed: int) -> int:

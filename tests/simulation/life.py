@@ -122,9 +122,11 @@ GROUPED = tuple(
 
 
 class Life:
-    """`crash_at`: the controller that passes this crash point dies there (0: none but what the weather brings)."""
+    """`crash_at`: whoever passes one of these crash points dies there, beside those whom the weather kills."""
 
-    def __init__(self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, seed: int, crash_at: frozenset[int] = frozenset(), silenced: frozenset[str] = frozenset()
+    ) -> None:
         self.seed = seed
         self.dice = Dice(seed, silenced)
         self.weather = Weather(self.dice, FAULTS)
@@ -134,6 +136,9 @@ class Life:
         self.log: list[tuple[float, str]] = []
         self.counts: Counter[str] = Counter()
         self.looks = self.writes = self.plans = 0
+        # How often anything was planned, and how much happened, in each minute.
+        self.planned_in: Counter[int] = Counter()
+        self.happened_in: Counter[int] = Counter()
         self.nodes: list[Node] = []
         self.runs: list[Run] = []
         self.host = Host(self)
@@ -150,7 +155,6 @@ class Life:
         self.forgotten: set[str] = set()
         self.deleted: set[str] = set()
         self.asked: Counter[str] = Counter()
-        self.last_write = 0.0
         # Until when the disk of the store has no room, and until when its machine has no power.
         self.full_until = self.dark_until = 0.0
         # What the user has asked for, and will once more.
@@ -184,11 +188,16 @@ class Life:
 
     def happened(self) -> None:
         """Something in the world has changed: the promises hold now, too."""
+        self.happened_in[self.minute] += 1
         self._judge()
+
+    @property
+    def minute(self) -> int:
+        return int(self.loop.time() // 60)
 
     def wrote(self) -> None:
         self.writes += 1
-        self.last_write = self.loop.time()
+        self.happened_in[self.minute] += 1
         self._judge()
 
     def _judge(self) -> None:
@@ -308,11 +317,16 @@ class Life:
         if not self._rested():
             raise Violation(self, f"jobs don't come to their end within {self.calm_seconds:.0f} s of calm")
         self.loop.run_until(self.loop.time() + 10.0)
-        quiet_since = self.loop.time()
-        self.loop.run_until(quiet_since + SILENCE_SECONDS)
-        if self.last_write > quiet_since:
-            raise Violation(self, "something is written though nothing is left to do")
+        before = self.traffic()
+        self.loop.run_until(self.loop.time() + SILENCE_SECONDS)
+        busy = [what for what, count in self.traffic().items() if count > before[what]]
+        if busy:
+            raise Violation(self, f"{', '.join(busy)} go on though nothing is left to do")
         self.final()
+
+    def traffic(self) -> dict[str, int]:
+        """What controllers have done so far."""
+        return {"writes": self.writes, "plans": self.plans, "looks": self.looks}
 
     def _create(self, number: int) -> None:
         uid, name = f"uid{number}", f"job-{number}"
@@ -538,6 +552,7 @@ class Linted:
         made = plan(record, observed, now)
         assert self.life is not None
         self.life.plans += 1
+        self.life.planned_in[self.life.minute] += 1
         found = lint(record, observed, made, now)
         if found:
             self.life.loop.fail(Violation(self.life, f"the plan of {record.uid} is not sound: {found}"))
@@ -575,7 +590,11 @@ class Simulation:
         self._ordered.__exit__(None, None, None)
 
     def life(
-        self, seed: int, crash_at: int = 0, silenced: frozenset[str] = frozenset(), kind: type[Life] = Life
+        self,
+        seed: int,
+        crash_at: frozenset[int] = frozenset(),
+        silenced: frozenset[str] = frozenset(),
+        kind: type[Life] = Life,
     ) -> Life:
         """Live it. Raises Violation."""
         life = self._linted.life = kind(seed, crash_at, silenced)

@@ -120,7 +120,7 @@ class Node(Scheduled):
         if self.dead:
             raise PowerCut
         self.life.points += 1
-        if self.life.points == self.life.crash_at or self.life.weather.strikes("crash"):
+        if self.life.points in self.life.crash_at or self.life.weather.strikes("crash"):
             self.life.count(f"crash {point}")
             self.die()
             raise PowerCut

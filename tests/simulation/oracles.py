@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runctl.planner.record import EndReason, OutcomeType, Record
+from runctl.planner.renting import LOOK_AGAIN
 from runctl.providers.aws.instances import TOKEN_TAG
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Violation(AssertionError):
         last = "\n".join(f"  {at:9.3f} {words}" for at, words in life.log[-50:])
         command = f"python -m tests.simulation --world {life.world} --seed {life.seed}"
         if life.crash_at:
-            command += f" --crash-at {life.crash_at}"
+            command += f" --crash-at {','.join(map(str, sorted(life.crash_at)))}"
         phase = "calm" if life.weather.calm else "storm"
         super().__init__(f"{what}\nseed {life.seed}, {phase}, at {life.loop.time():.3f}\n{last}\nagain: {command}")
         self.what = what
@@ -39,7 +40,24 @@ def final(life: Life) -> None:
     """What holds when everything is over."""
     for run in life.runs:
         _within_the_cap(life, run)
+    no_hot_loop(life)
     jobs_are_what_the_world_says(life)
+
+
+# In any minute a job that waits is planned this often at most, and all jobs together so often for each thing that
+# happened (in the world, in the books): each change of a record is planned once more, and a change of one job's record
+# may be news for those of its group. A few more are for what controllers do when they start.
+PLANS_A_MINUTE = 60 / LOOK_AGAIN.total_seconds()
+PLANS_A_THING = 4
+PLANS_BESIDES = 20
+
+
+def no_hot_loop(life: Life) -> None:
+    for minute, plans in life.planned_in.items():
+        things = life.happened_in[minute] + life.happened_in[minute - 1]
+        most = len(life.uids) * (PLANS_A_MINUTE + PLANS_A_THING * things) + PLANS_BESIDES
+        if plans > most:
+            raise Violation(life, f"{plans} plans in minute {minute}, in which {things} things happened")
 
 
 def jobs_are_what_the_world_says(life: Life) -> None:

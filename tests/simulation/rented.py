@@ -113,6 +113,9 @@ class RentedLife(Life):
     def _lose_power(self) -> None:
         """The rented machines stand elsewhere."""
 
+    def traffic(self) -> dict[str, int]:
+        return {**super().traffic(), "calls": self.cloud.calls}
+
     def has_word_of(self, run: Run) -> bool:
         return run.key in self.words or run.host is self.host
 
@@ -125,6 +128,7 @@ class RentedLife(Life):
     def final(self) -> None:
         oracles.nothing_rented_is_left(self)
         oracles.rented_within_the_cap(self)
+        oracles.no_hot_loop(self)
         oracles.jobs_are_what_the_world_says(self)
 
 

@@ -29,7 +29,7 @@ from runctl.providers.aws.cloud import Ec2
 from . import life
 from .life import FAULTS, Simulation
 from .oracles import Violation
-from .worlds import MIXED, WORLDS, live
+from .worlds import MIXED, WORLDS, live, sweep
 
 LIVES = 200
 
@@ -43,6 +43,14 @@ def test_lives_in_the_storm() -> None:
     assert [violation for _, violation in found.broken] == []
     assert found.unmet == []
     assert found.hollow == ""
+
+
+@pytest.mark.parametrize(("world", "seeds"), [("local", (94, 111)), ("rented", (7,))])
+def test_a_controller_dies_at_every_point(world: str, seeds: tuple[int, ...]) -> None:
+    """Before an effect, after it but before its answer, after that but before it is noted; and at two of them."""
+    found = sweep(world, seeds, pairs=10)
+    assert found.broken == []
+    assert found.points > 80
 
 
 def test_the_same_seed_is_the_same_life() -> None:

@@ -8,6 +8,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice, repeat
+from random import Random
+from typing import NamedTuple
 
 import msgspec
 
@@ -143,6 +145,36 @@ def live_many(world: str, seeds: range, processes: int, until: float = float("in
             if not running:
                 return
             yield running.popleft().result()
+
+
+class Sweep(NamedTuple):
+    """`points`: how many crash points the lives had; `lives`: how many were lived for them; `broken`: what broke."""
+
+    points: int
+    lives: int
+    broken: list[str]
+
+
+def sweep(world: str, seeds: Iterable[int], pairs: int) -> Sweep:
+    """The life of each seed once more for each of its crash points, and for so many pairs of them. The second point of
+    a pair may be one of what the first crash has led to.
+    """
+    points, lives, broken = 0, 0, []
+    with Simulation() as simulation:
+        for seed in seeds:
+            kind = kind_of(world, seed)
+            there = simulation.life(seed, kind=kind).points
+            chance = Random(seed)
+            twice = [frozenset(chance.sample(range(1, there + 1), 2)) for _ in range(pairs if there > 1 else 0)]
+            for crash_at in (*(frozenset({point}) for point in range(1, there + 1)), *twice):
+                lives += 1
+                try:
+                    simulation.life(seed, crash_at, kind=kind)
+                except Violation as violation:
+                    broken.append(str(violation))
+            points += there
+            gc.collect()
+    return Sweep(points, lives, broken)
 
 
 def histogram(tally: Counter[int]) -> str:
