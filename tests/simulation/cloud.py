@@ -225,6 +225,7 @@ class SimulatedCloud:
             "i-bastion": {OWNER_TAG: "me"},
             "i-colleague": {OWNER_TAG: "she", JOB_TAG: "u"},
         }
+        # As they were sent; what comes late was sent long before.
         self.calls = 0
         self._tokens: dict[tuple[str, str], tuple[str, Instance]] = {}
         self._buckets = {name: float(size) for name, (size, _) in BUCKETS.items()}
@@ -237,7 +238,6 @@ class SimulatedCloud:
         self.life.count(what)
 
     def do(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        self.calls += 1
         self._draw(operation)
         match operation:
             case "RunInstances":
@@ -356,6 +356,7 @@ class CloudPort:
     async def __call__(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         life, node = self._life, self._node
         node.at(f"before {operation}")
+        life.cloud.calls += 1
         await anyio.sleep(life.dice.between("way there", 0.01, 0.3))
         if node.dead:
             node.at(operation)

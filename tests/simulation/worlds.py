@@ -168,12 +168,13 @@ def sweep(world: str, seeds: Iterable[int], pairs: int) -> Sweep:
             twice = [frozenset(chance.sample(range(1, there + 1), 2)) for _ in range(pairs if there > 1 else 0)]
             for crash_at in (*(frozenset({point}) for point in range(1, there + 1)), *twice):
                 lives += 1
+                if lives % BATCH == 0:
+                    gc.collect()
                 try:
                     simulation.life(seed, crash_at, kind=kind)
                 except Violation as violation:
                     broken.append(str(violation))
             points += there
-            gc.collect()
     return Sweep(points, lives, broken)
 
 
