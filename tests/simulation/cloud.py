@@ -165,7 +165,7 @@ class Instance(Host):
 
     def emptied(self, run: Run) -> None:
         """The agent powers its machine off when nothing is left to do, and has written its last word where it lasts."""
-        if run.exit is not None and not self.cloud.strikes("last word lost"):
+        if run.exit is not None and not (self.life.storage_is_away or self.cloud.strikes("last word lost")):
             self.life.words[run.key] = run
         if not (self.timer_works and self.life.meets("power-off hangs")):
             self.life.later(self.life.dice.between("powering off", 0.5, 5.0), self.power_off)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # A launcher that hangs may have its effect as late as this; what comes then is up to the guardian.
 LATEST_LAUNCH = 150.0
+# An agent tries a storage that doesn't answer again after this.
+STORAGE_RETRY = 5.0
 # A guardian ends an agent that shows no sign of life for so long.
 LONGEST_HELD = 60.0
 # As the real one, it sleeps whole milliseconds.
@@ -65,6 +67,8 @@ class Run:
         self.exit: dict[str, Any] | None = None
         self.waiting: list[Save] = []
         self.copying: Save | None = None
+        # What is in the storage, and what of it the agent knows to be there.
+        self.stored: list[Save] = []
         self.durable: list[Save] = []
         self.heartbeat = self.started.wall
         self._turning: Any = None
@@ -96,6 +100,9 @@ class Run:
 
     def _train(self) -> None:
         if not self.agent or self.exit is not None or self.seen.drain is not None:
+            return
+        if self.resume is not None and self.life.storage_is_away:
+            self.later(STORAGE_RETRY, self._train)
             return
         now = self.host.now()
         self.seen.phase, self.seen.training_since = "training", now.active
@@ -200,6 +207,13 @@ class Run:
         if self.is_held:
             self.later(0.5, self._copied)
             return
+        if self.life.storage_is_away:
+            self.later(STORAGE_RETRY, self._copied)
+            return
+        if self.life.meets("manifest answer lost"):
+            self._store(self.copying)
+            self.later(self.life.dice.between("manifest sent again", 0.1, 5.0), self._copied)
+            return
         if self.life.meets("copy cut short"):
             self.later(self.life.dice.between("copied again", 0.1, 5.0), self._cut_short)
             return
@@ -218,9 +232,17 @@ class Run:
             self.turn()
 
     def keep(self, save: Save) -> None:
-        save = msgspec.structs.replace(save, seq=len(self.durable) + 1, at=self.host.now().wall)
-        self.durable.append(save)
-        self.life.became_durable(self.key, save)
+        """Copied, verified, and known to be."""
+        self.durable.append(self._store(save))
+
+    def _store(self, save: Save) -> Save:
+        """Its manifest is written, unless it is there already."""
+        stored = next((each for each in self.stored if each.step == save.step), None)
+        if stored is None:
+            stored = msgspec.structs.replace(save, seq=len(self.stored) + 1, at=self.host.now().wall)
+            self.stored.append(stored)
+            self.life.became_durable(self.key, stored)
+        return stored
 
     def ended(self) -> None:
         """The training is gone, by itself or not."""
@@ -335,6 +357,7 @@ class Run:
         self._gone()
 
     def salvage(self) -> None:
+        self.durable += [each for each in self.stored if each not in self.durable]
         known = self.durable[-1].step if self.durable else -1
         saves = [each for each in (*self.waiting, self.copying) if each is not None and each.whole]
         newest = max(saves, key=lambda each: each.step, default=None)

@@ -97,6 +97,9 @@ FAULTS = {
     "end refused": 0.9,
     "timer fails": 0.5,
     "moved away": 0.5,
+    "slow uplink": 0.3,
+    "storage away": 0.5,
+    "manifest answer lost": 0.2,
 }
 
 RATE = "instance: {hourly_rate: 3.60 USD}\ncost: {cap: %s USD}\n"
@@ -136,6 +139,7 @@ class Life:
         self.log: list[tuple[float, str]] = []
         self.counts: Counter[str] = Counter()
         self.looks = self.writes = self.plans = 0
+        self._storage_away_until = 0.0
         # How often anything was planned, and how much happened, in each minute.
         self.planned_in: Counter[int] = Counter()
         self.happened_in: Counter[int] = Counter()
@@ -226,7 +230,20 @@ class Life:
         return save.step
 
     def copy_seconds(self) -> float:
+        """More than a grace lets through, now and then."""
+        return self.dice.between("copying slowly", 3.0, 90.0) if self.meets("slow uplink") else self._quick_copy()
+
+    def _quick_copy(self) -> float:
         return self.dice.between("copying", 0.05, 3.0)
+
+    @property
+    def storage_is_away(self) -> bool:
+        return self.loop.time() < self._storage_away_until and not self.weather.calm
+
+    def _lose_storage(self) -> None:
+        self.count("storage away")
+        self.say("the storage is away")
+        self._storage_away_until = self.loop.time() + self.dice.between("storage away for", 1.0, 300.0)
 
     def io_seconds(self) -> float:
         if not self.meets("slow disk"):
@@ -302,6 +319,8 @@ class Life:
             self.later(self.dice.between("sleeps when", 1.0, 120.0), self._sleep)
         if self.weather.strikes("store full"):
             self.later(self.dice.between("store full when", 0.0, self.storm_seconds), self._fill_store)
+        if self.weather.strikes("storage away"):
+            self.later(self.dice.between("storage away when", 0.0, self.storm_seconds), self._lose_storage)
         if self.weather.strikes("clock step"):
             self.later(self.dice.between("clock steps when", 0.0, self.storm_seconds), self.host.step_clock)
         self.loop.run_until(self.storm_seconds)

@@ -209,7 +209,7 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         if newest is not None and run.training.first < newest:
             raise Violation(life, f"attempt {run.key} began at step {run.training.first}, step {newest} was durable")
         assert resumes or run.training.first == 0
-        steps = [save.step for (uid, number, _), save in life.durable.items() if (uid, number) == run.key]
+        steps = [save.step for save in run.durable]
         newest = max([*steps, *([] if newest is None else [newest])], default=newest)
         # What was on its way to the storage when its machine went with all that was on it is lost.
         whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.step not in run.lost_on_way]

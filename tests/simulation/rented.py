@@ -149,15 +149,17 @@ class RentedHostPort(HostPort):
         self._alive()
         self._life.looks += 1
         now, key = self._node.clock(), (record.uid, attempt.number)
+        if self._life.storage_is_away:
+            raise ProviderError("the storage doesn't answer")
         run = self._life.words.get(key)
         if run is not None:
             return Sight(run.look(now))
         run = self._life.run_of(*key)
         if run is None or run.training is None:
             return Sight(Absent(as_of=now))
-        newest = self._life.ref(key, run.durable[-1]) if run.durable else None
+        newest = self._life.ref(key, run.stored[-1]) if run.stored else None
         seen = Dead(
             as_of=now, started_at=_instant(run.started.wall), last_seen=_instant(run.heartbeat),
-            active=run.heartbeat - run.started.wall, durable=len(run.durable), newest=newest,
+            active=run.heartbeat - run.started.wall, durable=len(run.stored), newest=newest,
         )  # fmt: skip
         return Sight(seen)

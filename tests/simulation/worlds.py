@@ -37,7 +37,7 @@ SOMETIMES = (
     "end refused", "throttled", "request lost", "request late", "answer lost", "token known", "stale listing",
     "missing from a listing", "copied", "stopped by hand", "not allowed", "prices unknown", "offer withdrawn",
     "agent held", "copy cut short", "clock step", "machine sleeps", "crash before RunInstances",
-    "crash after DescribeInstances",
+    "crash after DescribeInstances", "slow uplink", "storage away", "manifest answer lost",
 )  # fmt: skip
 
 # So many lives, at any seeds, have met all of them.
