@@ -624,4 +624,6 @@ class Simulation:
         finally:
             life.loop.close()
             life.store._db.close()
+            # Tasks that never end are known here for ever: what is known of each refers to it.
+            anyio_asyncio._task_states.clear()
         return life
