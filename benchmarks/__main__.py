@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import runctl
-from benchmarks import agent, controller, first_line, planning, starting, state_writes, validation
+from benchmarks import agent, controller, first_line, lives, planning, starting, state_writes, validation
 from benchmarks.table import Row, Settings, machine, markdown
 
 MEASUREMENTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
@@ -19,6 +19,7 @@ MEASUREMENTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "agent": agent.measure,
     "controller": controller.measure,
     "planning": planning.measure,
+    "lives": lives.measure,
     "state-writes": state_writes.measure,
 }
 
