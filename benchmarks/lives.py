@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Row, Settings
+from runctl.planner.actions import Plan
 from runctl.planner.observed import Observed
-from runctl.planner.plan import Plan, plan
+from runctl.planner.plan import plan
 from runctl.planner.record import Record
 
 TARGET, TARGET_OF_PLANNER = 300, 2000

@@ -316,8 +316,8 @@ class Record(_Value, frozen=True, kw_only=True):
 
     def rental_of(self, attempt: Attempt) -> Rental | None:
         """The last machine that was asked for on behalf of `attempt`; None where machines aren't rented."""
-        mine = [each for each in self.rentals if each.attempt == attempt.number and not each.stray]
-        return mine[-1] if mine else None
+        mine = (each for each in reversed(self.rentals) if each.attempt == attempt.number and not each.stray)
+        return next(mine, None)
 
     def generation_of(self, attempt: Attempt) -> Generation:
         return self.generations[attempt.generation - 1]

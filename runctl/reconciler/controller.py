@@ -146,7 +146,7 @@ class Controller:
             if due is not None:
                 pause = min(pause, max(0.0, (due - now).total_seconds()))
             with anyio.move_on_after(pause):
-                await anyio.sleep_forever() if self._queue.idle else await self._queue.changed()
+                await self._queue.changed()
 
     def _glance_at_store(self) -> None:
         try:

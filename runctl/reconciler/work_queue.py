@@ -30,7 +30,6 @@ class WorkQueue:
         elif key not in self._ready:
             self._ready[key] = None
             self._wake_worker()
-            self._notify()
 
     def add_at(self, key: str, at: datetime) -> None:
         """Process `key` at `at`, or earlier if it is added meanwhile; the earliest of several instants counts."""
@@ -38,7 +37,8 @@ class WorkQueue:
         if known is None or at < known:
             self._delayed[key] = at
             heappush(self._instants, (at, key))
-            self._notify()
+            if self.next_due() == at:
+                self._notify()
 
     def due(self, now: datetime) -> None:
         """Add every key whose instant has come."""
@@ -82,7 +82,8 @@ class WorkQueue:
         if key in self._again:
             self._again.discard(key)
             self.add(key)
-        self._notify()
+        if self.idle:
+            self._notify()
 
     def forget(self, key: str) -> None:
         """Drop the instant that `key` waits for. An addition stands: somebody has news of it."""
@@ -94,7 +95,7 @@ class WorkQueue:
         return not self._ready and not self._processing
 
     async def changed(self) -> None:
-        """Wait for the next addition, instant or finish. For one at a time."""
+        """Wait until an instant lies nearer than all others, or nothing is left to do. For one at a time."""
         self._watcher = anyio.Event()
         await self._watcher.wait()
 

@@ -83,15 +83,14 @@ def test_forgetting_keeps_news() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("move", ["add", "add_at", "finish"])
+@pytest.mark.parametrize("move", ["add_at", "finish"])
 async def test_waiters_wake(move: str) -> None:
-    """Who waits for a change sees an addition, an instant and a finish."""
+    """Who waits for a change sees an instant that lies nearer than all others, and when nothing is left to do."""
     queue = WorkQueue()
     if move == "finish":
         queue.add("a")
         queue.take()
     moves = {
-        "add": lambda: queue.add("a"),
         "add_at": lambda: queue.add_at("a", T0),
         "finish": lambda: queue.finish("a"),
     }

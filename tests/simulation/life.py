@@ -586,9 +586,12 @@ class Simulation:
         self._ordered.__enter__()
         self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
         self._lease_retry, controller.LEASE_RETRY = controller.LEASE_RETRY, LEASE_RETRY
-        # Cycles of tasks and scopes are collected now and then; what runs here is asyncio, and nothing has to find out.
-        self._thresholds = gc.get_threshold()
-        gc.set_threshold(50_000, 20, 100)
+        # What a life leaves behind is collected when it is over. In the midst of the next one, the `finally` of a coroutine
+        # that was never ended would be taken for the doings of whatever task runs just then.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        # What runs here is asyncio, and nothing has to find out.
         self._backends = [module for name, module in sys.modules.items() if name.startswith("anyio")]
         self._backends = [module for module in self._backends if hasattr(module, "get_async_backend")]
         self._get_backend = anyio_eventloop.get_async_backend
@@ -602,7 +605,8 @@ class Simulation:
     def __exit__(self, *_error: object) -> None:
         for module in self._backends:
             module.get_async_backend = self._get_backend  # type: ignore[attr-defined]
-        gc.set_threshold(*self._thresholds)
+        gc.enable()
+        gc.unfreeze()
         anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]
         policy.LONGEST_WAIT = self._longest_wait
         controller.plan, controller.LEASE_RETRY = self._plan, self._lease_retry
@@ -626,4 +630,5 @@ class Simulation:
             life.store._db.close()
             # Tasks that never end are known here for ever: what is known of each refers to it.
             anyio_asyncio._task_states.clear()
+            gc.collect()
         return life

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -46,7 +45,7 @@ MANY = 1000
 # Each of these is counted for every life; `faults` are those that struck, `seconds` is virtual time.
 FIELDS = ("jobs", "launches", "reconciles", "faults", "crash points", "seconds")
 
-# Lives that one process lives before what they leave behind is collected and their summary goes to whoever asked.
+# Lives that one process lives before their summary goes to whoever asked.
 BATCH = 100
 
 
@@ -128,7 +127,6 @@ def live(world: str, seeds: Iterable[int]) -> Summary:
                 summary.note(simulation.life(seed, kind=kind_of(world, seed)))
             except Violation as violation:
                 summary.broken.append((seed, str(violation)))
-    gc.collect()
     summary.took = time.process_time() - began
     return summary
 
@@ -168,8 +166,6 @@ def sweep(world: str, seeds: Iterable[int], pairs: int) -> Sweep:
             twice = [frozenset(chance.sample(range(1, there + 1), 2)) for _ in range(pairs if there > 1 else 0)]
             for crash_at in (*(frozenset({point}) for point in range(1, there + 1)), *twice):
                 lives += 1
-                if lives % BATCH == 0:
-                    gc.collect()
                 try:
                     simulation.life(seed, crash_at, kind=kind)
                 except Violation as violation:
