@@ -4,6 +4,14 @@ import signal
 from random import Random
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Property tests try the same examples each time: a run that is red today was red yesterday. That an example takes long
+# on a busy machine is no finding.
+settings.register_profile(
+    "reproducible", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("reproducible")
 
 # A shell that starts the tests in the background hands on an ignored SIGINT, which programs then inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,3 @@
-"""Property tests try the same examples each time: a run that is red today was red yesterday."""
-
 from __future__ import annotations
 
 import os
@@ -7,10 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-settings.register_profile("reproducible", derandomize=True, database=None)
-settings.load_profile("reproducible")
 
 
 @pytest.fixture

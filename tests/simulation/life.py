@@ -586,8 +586,8 @@ class Simulation:
         self._ordered.__enter__()
         self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
         self._lease_retry, controller.LEASE_RETRY = controller.LEASE_RETRY, LEASE_RETRY
-        # What a life leaves behind is collected when it is over. In the midst of the next one, the `finally` of what was
-        # never ended would be taken for the doings of whatever task runs just then.
+        # What a life leaves behind is collected when it is over. In the midst of the next one, the `finally` of what
+        # was never ended would be taken for the doings of whatever task runs just then.
         gc.collect()
         gc.freeze()
         gc.disable()
