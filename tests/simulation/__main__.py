@@ -17,12 +17,10 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-# What is buried was never ended: its `finally` blocks run when it is collected, and every port refuses them.
-sys.unraisablehook = lambda *_: None
 
-from simulation.life import FAULTS, Life, Simulation  # noqa: E402
-from simulation.oracles import Violation  # noqa: E402
-from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many, sweep  # noqa: E402
+from simulation.life import FAULTS, Life, Simulation
+from simulation.oracles import Violation
+from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many, sweep
 
 # Far more than can be lived in any number of seconds that somebody waits for.
 MOST_LIVES = 100_000_000

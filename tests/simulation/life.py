@@ -591,6 +591,8 @@ class Simulation:
         gc.collect()
         gc.freeze()
         gc.disable()
+        # Every port refuses those `finally` blocks.
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
         # What runs here is asyncio, and nothing has to find out.
         self._backends = [module for name, module in sys.modules.items() if name.startswith("anyio")]
         self._backends = [module for module in self._backends if hasattr(module, "get_async_backend")]
@@ -605,6 +607,9 @@ class Simulation:
     def __exit__(self, *_error: object) -> None:
         for module in self._backends:
             module.get_async_backend = self._get_backend  # type: ignore[attr-defined]
+        self._linted.life = None
+        gc.collect()
+        sys.unraisablehook = self._unraisable
         gc.enable()
         gc.unfreeze()
         anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]

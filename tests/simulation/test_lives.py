@@ -19,22 +19,23 @@ import pytest
 from runctl.planner import launching, machines, ordering, releasing, renting, seeing
 from runctl.planner import plan as planning
 from runctl.planner.money import affordable
-from runctl.planner.observed import GroupSeen
+from runctl.planner.observed import GroupSeen, InstanceSeen
 from runctl.planner.passing import Pass
 from runctl.planner.record import Record
 from runctl.planner.rental import Ending, Offer, Release, Rental
 from runctl.planner.renting import request
 from runctl.providers.aws.cloud import Ec2
+from runctl.reconciler.controller import Controller, Held
+from runctl.reconciler.renting import Renting
 
 from . import life
+from .host import Host
 from .life import FAULTS, Simulation
+from .node import MemoryStore
 from .oracles import Violation
 from .worlds import MIXED, WORLDS, live, sweep
 
 LIVES = 200
-
-# What dies in a life is never ended; its `finally` blocks run when it is collected, and every port refuses them.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def test_lives_in_the_storm() -> None:
@@ -58,11 +59,11 @@ def test_the_same_seed_is_the_same_life() -> None:
     code = (
         "from simulation.life import Simulation\nfrom simulation.worlds import MIXED, kind_of\n"
         "with Simulation() as simulation:\n"
-        " print([simulation.life(seed, kind=kind_of(MIXED, seed)).digest for seed in (2, 3, 4, 89)])"
+        " print([simulation.life(seed, kind=kind_of(MIXED, seed)).digest for seed in (2, 3)])"
     )
     digests = set()
-    for hash_seed in ("0", "1", "2", "3"):
-        environ = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for hash_seed in range(20):
+        environ = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(Path(__file__).parents[1])}
         done = subprocess.run(
             [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=False
         )
@@ -143,6 +144,48 @@ def _machines_are_not_released(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planning, "release", lambda step: step)
 
 
+def _whoever_writes_last_is_right(patch: pytest.MonkeyPatch) -> None:
+    def only_there(self: MemoryStore, uid: str, version: int, epoch: int) -> None:
+        self.get(uid)
+
+    patch.setattr(MemoryStore, "_check", only_there)
+
+
+def _leases_are_not_asked_for(patch: pytest.MonkeyPatch) -> None:
+    async def take(self: Controller, uid: str) -> Held:
+        found = self._store.get(uid)
+        held = self._held[uid] = Held(found.epoch, found)
+        return held
+
+    patch.setattr(Controller, "_take", take)
+
+
+def _two_at_once_on_a_machine(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Host, "holder", property(lambda self: None, lambda self, holder: None), raising=False)
+
+
+def _strays_are_not_cared_for(patch: pytest.MonkeyPatch) -> None:
+    listed = machines._listed
+
+    def known(step: Pass, seen: InstanceSeen, as_of: datetime) -> Pass:
+        return step if machines._rental_of(step, seen) is None else listed(step, seen, as_of)
+
+    patch.setattr(machines, "_listed", known)
+
+
+def _what_moved_away_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Renting, "_cloud", lambda self, record: self._clouds.get(record.job.instance.platform))
+
+
+def _what_is_spent_comes_back(patch: pytest.MonkeyPatch) -> None:
+    group = Controller._group
+
+    def hopeful(self: Controller, record: Record, now: datetime) -> GroupSeen:
+        return msgspec.structs.replace(group(self, record, now), spent=0)
+
+    patch.setattr(Controller, "_group", hopeful)
+
+
 Ablation = Callable[[pytest.MonkeyPatch], None]
 
 # With the world and the seeds within which the lack of each is found.
@@ -159,6 +202,12 @@ ABLATIONS: dict[str, tuple[Ablation, str, range]] = {
     "launch_before": (_requests_are_sent_at_any_time, "rented", range(50)),
     "late requests": (_late_requests_are_not_waited_for, "rented", range(100, 200)),
     "release": (_machines_are_not_released, "rented", range(50)),
+    "compare-and-set": (_whoever_writes_last_is_right, "rented", range(170, 180)),
+    "lease": (_leases_are_not_asked_for, "rented", range(10, 20)),
+    "host lock": (_two_at_once_on_a_machine, "local", range(10)),
+    "strays": (_strays_are_not_cared_for, "rented", range(10, 20)),
+    "machines of a job that moved": (_what_moved_away_is_forgotten, "rented", range(130, 135)),
+    "what is spent in a group": (_what_is_spent_comes_back, "rented", range(190, 195)),
 }
 
 
