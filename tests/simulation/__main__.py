@@ -6,6 +6,7 @@
 --sweep S [--seeds N] [--pairs P]       the lives of N seeds from S on (one), once more for each of their crash points,
                                         and for P pairs of them (20)
 --shrink S                              the fewest kinds of faults with which the life of seed S still breaks a promise
+--reach --seeds N [--first S]           N lives, and the branches of the planner that none of them took
 --world local|rented|mixed              where the jobs run: on a machine of the user's, or on rented ones
 """
 
@@ -14,12 +15,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+# Of a node that died at once some tasks were never begun.
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 from simulation.life import FAULTS, Life, Simulation
 from simulation.oracles import Violation
+from simulation.reach import reach
 from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many, sweep
 
 # Far more than can be lived in any number of seconds that somebody waits for.
@@ -37,6 +42,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--shrink", type=int)
+    parser.add_argument("--reach", action="store_true")
     parser.add_argument("--world", choices=(*WORLDS, MIXED), default=MIXED)
     asked = parser.parse_args()
     if asked.sweep is not None:
@@ -52,6 +58,8 @@ def main() -> int:
         first = int(time.time()) * 1000 if asked.first is None else asked.first
         return _many(asked.world, range(first, first + MOST_LIVES), asked.processes, time.monotonic() + asked.seconds)
     first = asked.first or 0
+    if asked.reach:
+        return _reach(asked.world, range(first, first + (asked.seeds or 300)))
     return _many(asked.world, range(first, first + (asked.seeds or 1000)), asked.processes)
 
 
@@ -84,6 +92,18 @@ def _many(world: str, seeds: range, processes: int, until: float = float("inf"))
     if found.hollow:
         print(found.hollow)
     return 1 if found.broken or found.hollow else 0
+
+
+def _reach(world: str, seeds: range) -> int:
+    reached = reach(world, seeds)
+    for seed, violation in reached.found.broken:
+        print(f"{violation.splitlines()[0]} (seed {seed})")
+    for branch in reached.missed:
+        line, to = branch.text
+        print(f"{branch}    {line} => {to}")
+    taken = reached.branches - len(reached.missed)
+    print(f"{taken} of {reached.branches} branches taken by {len(seeds)} lives in {reached.found.took:.0f} s")
+    return 1 if reached.missed or reached.found.broken else 0
 
 
 def _sweep(world: str, seeds: range, pairs: int) -> int:

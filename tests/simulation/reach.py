@@ -1,0 +1,92 @@
+"""Which branches of the planner lives take, and which none of them does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import coverage
+
+from .worlds import Summary, live
+
+PLANNER = Path(__file__).parents[2] / "runctl" / "planner"
+
+# What no controller runs while it cares for a job, by module or function.
+BESIDES = {
+    "lint": "the judge's own word on each plan",
+    "preview": "what `plan` and `apply` print before anything is asked for",
+    "reminders.standing": "the warnings that `status` prints",
+}
+
+
+class Branch(NamedTuple):
+    """From one line of a module to another one; 0: out of the function."""
+
+    module: str
+    line: int
+    to: int
+
+    def __str__(self) -> str:
+        return f"runctl/planner/{self.module}.py:{self.line} -> {self.to or 'exit'}"
+
+    @property
+    def text(self) -> tuple[str, str]:
+        """The two lines, without what they are indented by: they outlive an edit above them."""
+        lines = (PLANNER / f"{self.module}.py").read_text().splitlines()
+        return lines[self.line - 1].strip(), lines[self.to - 1].strip() if self.to else "exit"
+
+
+class Reach(NamedTuple):
+    """Of how many branches which ones weren't taken, and what else the lives had to tell."""
+
+    branches: int
+    missed: tuple[Branch, ...]
+    found: Summary
+
+
+def reach(world: str, seeds: Iterable[int]) -> Reach:
+    """Live these lives and watch the planner."""
+    measured = coverage.Coverage(
+        data_file=None, config_file=False, branch=True, timid=False, include=[f"{PLANNER}/*.py"], messages=False
+    )
+    # Its modules were imported before: what they did then is none of the lives'.
+    measured.set_option("run:disable_warnings", ["already-imported", "module-not-measured"])
+    measured.start()
+    try:
+        found = live(world, seeds)
+    finally:
+        measured.stop()
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        measured.json_report(outfile=str(report))
+        files = json.loads(report.read_text())["files"]
+    branches, missed = 0, []
+    for path, told in sorted(files.items()):
+        module = Path(path).stem
+        apart = _besides(module)
+        taken = _branches(module, told["executed_branches"], apart)
+        left = _branches(module, told["missing_branches"], apart)
+        branches += len(taken) + len(left)
+        missed += left
+    return Reach(branches, tuple(missed), found)
+
+
+def _branches(module: str, pairs: list[list[int]], apart: set[int]) -> list[Branch]:
+    return [Branch(module, line, max(0, to)) for line, to in pairs if line not in apart]
+
+
+def _besides(module: str) -> set[int]:
+    """The lines of a module that are none of a life's."""
+    text = (PLANNER / f"{module}.py").read_text()
+    if module in BESIDES:
+        return set(range(1, len(text.splitlines()) + 1))
+    return {
+        line
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef) and f"{module}.{node.name}" in BESIDES
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
