@@ -133,8 +133,8 @@ def clear(record: Record, step: Pass) -> Clearance:
     observed, now = step.observed, step.now
     if record.not_before is not None and now < record.not_before <= now + LONGEST_PAUSE:
         return Waits(Gate.BACKOFF, "waiting before the next attempt", record.not_before)
-    if observed.missing_secrets:
-        names = ", ".join(f"`{name}`" for name in observed.missing_secrets)
+    if missing := observed.lacks(record.job):
+        names = ", ".join(f"`{name}`" for name in missing)
         return Waits(Gate.SECRETS, f"apply again from a shell that has {names}", None)
     clearance = _limits_clear(record, step) or _group_clear(record, step)
     if clearance is not None:
@@ -231,10 +231,15 @@ def _displace(step: Pass, holder: Holder) -> Pass:
 
 
 def _resend(step: Pass, live: Attempt) -> Pass:
-    """The intent is durable; as long as nothing of it is seen, the launch may be sent: twice is the same as once."""
+    """The intent is durable; as long as nothing of it is seen, the launch may be sent: twice is the same as once.
+
+    Whoever made it may have had secrets that this controller hasn't: without them it would start, and fail.
+    """
     if isinstance(step.observed.attempt, Absent) and live.started_at is None:
-        if step.now <= live.launch_before and not (live.orders.end and step.record.rental_of(live) is not None):
-            return step.do(Launch(attempt=live, generation=step.record.generation_of(live), again=True))
+        generation = step.record.generation_of(live)
+        ended = live.orders.end and step.record.rental_of(live) is not None
+        if step.now <= live.launch_before and not ended and not step.observed.lacks(generation.job):
+            return step.do(Launch(attempt=live, generation=generation, again=True))
         return step.wake(max(step.now, live.launch_before + LATE_EFFECT) + LOOK_AGAIN)
     return step
 

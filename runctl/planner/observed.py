@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from runctl.manifest.job import Job
 from runctl.planner.record import AttemptEnd, CheckpointRef, Event
 from runctl.planner.rental import Demise, MachineState, Offer, Refusal
 from runctl.planner.requests import Asked
@@ -168,7 +169,8 @@ class RentAnswer(_Value, frozen=True, kw_only=True):
 class Observed(_Value, frozen=True, kw_only=True):
     """`attempt` is of the live attempt, None when there is none; `machine` is None when nobody needed to look, as are
     `listing` and `offers`, which are of rented machines (offers in the order of the manifest's preference). Before
-    `rent_from` others are to ask for machines first."""
+    `rent_from` others are to ask for machines first. `missing_secrets` are those that this controller hasn't got, of
+    any spec of the job and of those that were applied to it just now."""
 
     attempt: AttemptSeen | None = None
     machine: MachineSeen | None = None
@@ -181,3 +183,7 @@ class Observed(_Value, frozen=True, kw_only=True):
     offers: tuple[Offer, ...] | None = None
     rent_from: datetime | None = None
     rent_answer: RentAnswer | None = None
+
+    def lacks(self, job: Job) -> tuple[str, ...]:
+        """The secrets of this spec without which it can't be launched from here."""
+        return tuple(each.name for each in job.secrets if each.name in self.missing_secrets)

@@ -8,7 +8,7 @@ import msgspec
 
 from runctl.planner.actions import EndMachine
 from runctl.planner.machines import VANISHING, replaced
-from runctl.planner.observed import Dead, Ended, Live, Starting, Unreachable
+from runctl.planner.observed import Absent, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.passing import Pass
 from runctl.planner.record import Record
 from runctl.planner.rental import GOING, Ending, MachineState, Rental
@@ -49,6 +49,8 @@ def why_to_end(step: Pass, rental: Rental) -> Ending | None:
         return Ending.NOT_WANTED
     if rental.state in (MachineState.STOPPING, MachineState.STOPPED):
         return Ending.STOPPED
+    if live.started_at is not None and isinstance(seen, Absent):
+        return Ending.WIPED
     late = step.now > (
         live.launch_before + LATE_EFFECT if rental.state is MachineState.RUNNING else rental.pending_until
     )

@@ -75,6 +75,7 @@ class Ending(StrEnum):
     UNREACHABLE = "no agent came up on it"
     CEILING = "its money is over"
     STOPPED = "it was stopped"
+    WIPED = "what its attempt left on it is gone"
     MISSING = "no listing has it any more"
     VOUCHED = "its attempt is taken for dead, as asked"
 

@@ -45,6 +45,8 @@ def take_in(step: Pass) -> Pass:
         case None | Unreachable() | Starting():
             return step
         case Absent():
+            if live.started_at is not None and rental is not None and rental.released_at is None:
+                return step  # its storage tells what it had saved, when its machine is gone
             if live.started_at is not None:
                 return _close(step, live, _lost("its run directory is gone"), step.now)
             failed = step.observed.launch_failed

@@ -130,8 +130,9 @@ def _synced(step: Pass) -> Finding:
 
 
 def _secrets(step: Pass) -> Finding:
-    missing = step.observed.missing_secrets
-    if missing and step.record.live is None:
+    live = step.record.live
+    missing = step.observed.lacks(step.record.job if live is None else step.record.generation_of(live).job)
+    if missing and (live is None or live.started_at is None):
         return "False", "Missing", "apply again from a shell that has " + ", ".join(missing)
     return "True", "Present", ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from traceback import format_exception
 from typing import assert_never
@@ -16,7 +16,7 @@ from runctl.planner.money import committed, reserves_more, spent
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, Desired, Phase, Record
-from runctl.planner.requests import StopJob
+from runctl.planner.requests import Apply, Asked, StopJob
 from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
 from runctl.reconciler.renting import SWEEP, Renting
@@ -309,12 +309,13 @@ class Controller:
         failed, held.failed = held.failed, None
         answer, held.answer = held.answer, None
         rent_from = self._renting.turn(record, now)
+        requests = self._store.requests(record.uid)
         return Observed(
             attempt=sight.attempt if sight else None,
             machine=machine,
             group=self._group(record, now),
-            requests=self._store.requests(record.uid),
-            missing_secrets=tuple(s.name for s in record.job.secrets if s.name not in self._environ),
+            requests=requests,
+            missing_secrets=tuple(sorted(_secrets(record, requests) - self._environ.keys())),
             launch_failed=failed,
             agent_events=sight.events if sight else (),
             listing=self._renting.listing(record),
@@ -355,7 +356,8 @@ class Controller:
             case Launch(attempt=attempt) if self._clock() > attempt.launch_before:
                 self._queue.add_at(record.uid, self._clock())
             case Launch(attempt=attempt):
-                secrets = {s.name: self._environ[s.name] for s in record.job.secrets if s.name in self._environ}
+                named = [secret.name for secret in action.generation.job.secrets]
+                secrets = {name: self._environ[name] for name in named if name in self._environ}
                 try:
                     await self._provider(record, attempt).launch(record, action, held.epoch, secrets)
                 except ProviderError as error:
@@ -401,6 +403,12 @@ class Controller:
             except StoreError as error:
                 self._trouble(str(error))
         self._held.clear()
+
+
+def _secrets(record: Record, requests: Iterable[Asked]) -> set[str]:
+    """The names of those that any spec of the job wants, one included that was applied to it just now."""
+    applied = [asked.request.job for asked in requests if isinstance(asked.request, Apply)]
+    return {secret.name for job in (*(each.job for each in record.generations), *applied) for secret in job.secrets}
 
 
 def rests(record: Record) -> bool:

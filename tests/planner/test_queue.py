@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from runctl.planner.actions import Launch
 from runctl.planner.observed import Foreign, GroupSeen, MachineSeen
 from runctl.planner.record import ConditionType, Phase, StopReason
 from runctl.planner.status import waiting_for
@@ -119,6 +120,40 @@ def test_missing_secrets(golden: Golden) -> None:
     life.see()
     golden(life.told())
     assert life.job.live is not None
+
+
+def test_a_launch_is_not_sent_again_without_its_secrets() -> None:
+    """Whoever made the intent had them. Without them the attempt would start, and its job fail."""
+    life = Life(job("secrets: [HF_TOKEN]"))
+    life.see()
+    life.missing = ("HF_TOKEN",)
+    made = life.see(life.absent())
+    assert made.actions == ()
+    assert made.wake_at is not None
+    assert [each.reason for each in life.job.conditions if each.type is ConditionType.SECRETS_PRESENT] == ["Missing"]
+    life.missing = ()
+    made = life.see(life.absent())
+    assert [type(each) for each in made.actions] == [Launch]
+
+
+def test_secrets_that_only_another_spec_needs_are_not_waited_for() -> None:
+    """What is missing is asked of the spec that is to be launched."""
+    life = Life(job("secrets: [HF_TOKEN]"))
+    life.missing = ("HF_TOKEN",)
+    life.see()
+    life.apply(job(), replace=True)
+    life.see()
+    assert life.job.live is not None
+
+
+def test_a_spec_that_was_applied_just_now_waits_for_its_secrets() -> None:
+    """It isn't launched in the pass that answers the request, for want of a look at the environment."""
+    life = Life(job())
+    life.see(looked=False)
+    life.apply(job("secrets: [HF_TOKEN]"), replace=True)
+    life.missing = ("HF_TOKEN",)
+    life.see()
+    assert life.job.live is None
 
 
 def waiting_for_text(life: Life) -> str:

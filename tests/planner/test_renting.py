@@ -356,6 +356,22 @@ def test_somebody_stopped_it() -> None:
     assert (ended(life), life.rental.ends) == (["i-1"], Ending.STOPPED)
 
 
+def test_what_an_attempt_left_on_its_machine_is_gone() -> None:
+    """Somebody removed it: the machine is ended, and what the attempt had saved is asked of its storage."""
+    life = RentedLife()
+    life.comes_up()
+    life.see(life.live(newest=ref(1, 1, life.now)))
+    life.see(life.absent())
+    assert (ended(life), life.rental.ends) == (["i-1"], Ending.WIPED)
+    assert life.job.live is not None
+    life.goes(demise=Demise.ASKED)
+    life.see(life.dead(newest=ref(1, 2, life.now)))
+    (attempt, *_) = life.job.attempts
+    assert attempt.end is not None
+    assert attempt.end.reason is EndReason.LOST
+    assert life.job.checkpoint == ref(1, 2, life.now)
+
+
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("wish", ["stop", "cancel", "delete"])
 def test_not_wanted_before_it_trains(wish: str, known: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from planner.kit import T0, job, record
+from planner.kit import T0, job, record, source
 
 from runctl.manifest.job import Job
 from runctl.planner.record import Desired, OutcomeType, Phase, Record, StopReason
@@ -374,6 +374,19 @@ async def test_secrets(world: World) -> None:
         await until(lambda: training(world, uid))
     assert world.machine.secrets[uid] == {"TOKEN": "s3cret"}
     assert "s3cret" not in str(world.record(uid))
+
+
+async def test_an_edit_that_wants_secrets_waits_for_them(world: World) -> None:
+    """A controller that answers the edit, and hasn't got them, doesn't launch it in the same pass."""
+    (uid,) = create(world, job())
+    edit = Apply(at=T0, job=job("secrets: [TOKEN]"), source=source(), generation=1, replace=True)
+    ask(world, uid, edit)
+    async with world.controller(environ={}) as running:
+        await until(lambda: running.ended)
+        assert world.record(uid).attempts == ()
+    async with world.controller(environ={"TOKEN": "t"}):
+        await until(lambda: training(world, uid))
+    assert world.machine.secrets[uid] == {"TOKEN": "t"}
 
 
 async def test_a_controller_without_the_secrets_yields_to_one_that_has_them(world: World) -> None:
