@@ -19,8 +19,6 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-# Of a node that died at once some tasks were never begun.
-warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 from simulation.life import FAULTS, Life, Simulation
 from simulation.oracles import Violation
@@ -32,6 +30,8 @@ MOST_LIVES = 100_000_000
 
 
 def main() -> int:
+    # Of a node that died at once some tasks were never begun.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description="Lives of jobs, simulated.")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--seconds", type=float)
