@@ -31,6 +31,9 @@ LISTING_LAG = timedelta(seconds=60)
 # Listings that must agree before what is missing from them counts as gone.
 ABSENCES = 3
 
+# So long a machine must be missing from every listing before it counts as gone: some lack what is there all the same.
+MISSING_FOR = timedelta(minutes=10)
+
 # A terminated instance is listed for about an hour.
 VANISHING = timedelta(minutes=70)
 
@@ -111,7 +114,7 @@ def _listed(step: Pass, seen: InstanceSeen, as_of: datetime) -> Pass:
         state = was
     known = msgspec.structs.replace(
         rental, instance=seen.id, state=state, launched_at=rental.launched_at or seen.launched_at, absences=0,
-        absent_at=None, demise=seen.demise or rental.demise,
+        absent_at=None, absent_since=None, demise=seen.demise or rental.demise,
     )  # fmt: skip
     if known != rental:
         step = replaced(step, rental, known)
@@ -196,12 +199,17 @@ def _absent(step: Pass, rental: Rental, listing: Listing) -> Pass:
         return replaced(step, rental, msgspec.structs.replace(rental, absent_at=listing.as_of))
     if since is None or listing.as_of <= max(since, rental.absent_at or since):
         return step
-    absent = msgspec.structs.replace(rental, absences=rental.absences + 1, absent_at=listing.as_of)
+    first = rental.absent_since or listing.as_of
+    absent = msgspec.structs.replace(
+        rental, absences=rental.absences + 1, absent_at=listing.as_of, absent_since=first
+    )  # fmt: skip
     step = replaced(step, rental, absent)
     if absent.absences < ABSENCES:
         return step
     if rental.instance is None:
         return _release(step, absent, Release.NO_EFFECT, step.now)
+    if listing.as_of < first + MISSING_FOR:
+        return step
     return _release(step, absent, Release.VANISHED, _until(rental, since, None))
 
 

@@ -84,7 +84,7 @@ class Release(StrEnum):
     """How it came to be known that nothing is billed any more."""
 
     TERMINATED = "seen terminated"
-    VANISHED = "absent from three listings, long past its end"
+    VANISHED = "absent from every listing, long past its end"
     REFUSED = "refused"
     NO_EFFECT = "the request had no effect"
 
@@ -116,7 +116,8 @@ class Rental(_Value, frozen=True, kw_only=True):
     Past `launch_before` one may look for its effect, but not send it. `not_after`: by then the machine is gone,
     whoever is alive to see to it (None: nothing bounds its cost). A listing tells something about it if it started
     after `asked_at`. `state` is None until a listing has had it. `absences` are those that hadn't, when that counts;
-    `absent_at` is when the last of them started, or where none counts yet the first that hadn't it.
+    `absent_at` is when the last of them started, or where none counts yet the first that hadn't it; `absent_since` when
+    the first that counts did.
     `ends` is why it is to go, `ends_since` since when. `pending_at`: when it was last listed as pending before its end
     was asked for. `refusal` with its `detail`: why there was none.
     """
@@ -142,6 +143,7 @@ class Rental(_Value, frozen=True, kw_only=True):
     detail: str = ""
     absences: int = 0
     absent_at: datetime | None = None
+    absent_since: datetime | None = None
     released_at: datetime | None = None
     released: Release | None = None
 

@@ -10,7 +10,7 @@ import pytest
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import EndMachine, Launch, Rent
-from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, SHUNNED, VANISHING
+from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, MISSING_FOR, SHUNNED, VANISHING
 from runctl.planner.money import cost_of, reserves_more, spent
 from runctl.planner.observed import Absent, InstanceSeen, Listing
 from runctl.planner.record import EndReason, OutcomeType, Phase, StopReason
@@ -494,7 +494,7 @@ def test_a_cap_below_what_is_spent_leaves_the_grace() -> None:
 
 
 def test_gone_from_the_listings() -> None:
-    """A terminated machine is listed for an hour. Once it must be gone, three listings without it are enough."""
+    """A terminated machine is listed for an hour. Once it must be gone, ten minutes without it are enough."""
     for more, after in (("cost: {cap: 1 USD}", None), ("cost: {cap: none}", VANISHING)):
         life = RentedLife(more)
         life.comes_up()
@@ -506,9 +506,9 @@ def test_gone_from_the_listings() -> None:
         life.see()
         assert life.rental.absences == 0
         life.now = asked + after if after else life.rental.not_after or life.now
-        for _ in range(ABSENCES):
+        for pause in (15, 15, 15, MISSING_FOR.total_seconds()):
             assert life.job.phase is Phase.RELEASING
-            life.after(seconds=15)
+            life.after(seconds=pause)
             life.lists()
             life.see()
         assert (life.rental.released, life.job.phase) == (Release.VANISHED, Phase.FINISHED)
@@ -753,7 +753,7 @@ def test_what_nothing_bounds_and_nobody_saw_go() -> None:
     assert (ended(life), life.rental.ends) == (["i-1"], Ending.MISSING)
     life.now += VANISHING
     for _ in range(ABSENCES):
-        life.after(seconds=15)
+        life.now += MISSING_FOR / 2
         life.lists()
         life.see(life.unreachable())
     assert life.rental.released is Release.VANISHED
