@@ -234,7 +234,7 @@ REGRESSIONS = {
     (
         "local",
         2495,
-    ): "a launch with a late effect was taken for refused, as its second sending was: nobody cared for it",
+    ): "a launch with a late effect counted as refused, as its second sending was: nobody cared for it",
     ("local", 2970): "the same, and the next attempt began at zero beside what it had made durable",
     ("rented", 300049): "two jobs that tried every offer sent more requests at once than EC2 takes",
     ("rented", 1004631): "a machine that three listings in a row lacked counted as gone, and was billed",
