@@ -58,6 +58,10 @@ class Instance(Host):
         self.timer_works = True
         # Somebody else's copy of a machine of ours, tags and all: to be ended, but no cost of any request of ours.
         self.is_copy = False
+        # How long it is listed when it is gone; where nothing bounds its cost that matters to those who look seldom.
+        self.listed_for = TERMINATED_LISTED
+        if NOT_AFTER_TAG in self.tags and cloud.life.meets("forgotten early"):
+            self.listed_for = dice.between("listed for", 0.0, 60.0)
         self.is_shown = False
 
     @property
@@ -113,8 +117,12 @@ class Instance(Host):
             life.later(dice.between("fails when", 1.0, 600.0), self._fail)
         if self.cloud.strikes("copied"):
             life.later(dice.between("copied when", 1.0, 600.0), lambda: self.cloud.copy(self))
+        if self.cloud.strikes("copied for another"):
+            life.later(dice.between("copied so when", 1.0, 120.0), lambda: self.cloud.copy(self, for_another=True))
         if not self.spot and self.cloud.strikes("stopped by hand"):
             life.later(dice.between("stopped when", 1.0, 600.0), self._stop)
+        if self.cloud.strikes("wiped by hand"):
+            life.later(dice.between("wiped when", 30.0, 400.0), self._wipe)
         if self.cloud.strikes("partition"):
             life.later(dice.between("partitioned when", 1.0, 300.0), self._part)
         life.happened()
@@ -148,6 +156,21 @@ class Instance(Host):
         for run in self.runs.values():
             run.cut()
         self.life.happened()
+
+    def _wipe(self) -> None:
+        """Somebody ends what runs there and removes what it left behind; the machine's own timer is root's."""
+        started = {
+            (uid, live.number)
+            for uid in self.life.uids
+            if (record := self.life.record(uid)) is not None and (live := record.live) is not None and live.started_at
+        }
+        if self.up and not self.life.weather.calm and self.runs and started.issuperset(self.runs):
+            self.cloud.count("wiped by hand")
+            for run in self.runs.values():
+                run.cut()
+            self.removed |= self.runs.keys()
+            self.runs.clear()
+            self.life.happened()
 
     def _part(self) -> None:
         if self.up and not self.life.weather.calm:
@@ -194,7 +217,7 @@ class Instance(Host):
         """What a listing shows that sees the world as it was at `at`."""
         if at < self.granted_at or self.life.loop.time() < self.visible_at:
             return None
-        if self.terminated_at is not None and at > self.terminated_at + TERMINATED_LISTED:
+        if self.terminated_at is not None and at > self.terminated_at + self.listed_for:
             return None
         state = [name for since, name in sorted(self.history, key=lambda entry: entry[0]) if since <= at][-1]
         shown: dict[str, Any] = {
@@ -227,6 +250,12 @@ class SimulatedCloud:
         }
         # As they were sent; what comes late was sent long before.
         self.calls = 0
+        self.no_capacity_ever = life.meets("no capacity ever")
+        # From when to when no call reaches it.
+        self._out_of_reach = (-1.0, -1.0)
+        if life.meets("cloud out of reach"):
+            start = life.dice.between("out of reach when", 0.0, life.storm_seconds / 2)
+            self._out_of_reach = (start, start + life.dice.between("out of reach for", 60.0, 200.0))
         self._tokens: dict[tuple[str, str], tuple[str, Instance]] = {}
         self._buckets = {name: float(size) for name, (size, _) in BUCKETS.items()}
         self._refilled = dict.fromkeys(BUCKETS, 0.0)
@@ -236,6 +265,10 @@ class SimulatedCloud:
 
     def count(self, what: str) -> None:
         self.life.count(what)
+
+    def is_out_of_reach(self) -> bool:
+        start, end = self._out_of_reach
+        return start <= self.life.loop.time() < end
 
     def do(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         self._draw(operation)
@@ -272,7 +305,7 @@ class SimulatedCloud:
             self.count("token known")
         else:
             offer = (parameters["InstanceType"], zone, "InstanceMarketOptions" in parameters)
-            if self.life.meets("no capacity"):
+            if self.no_capacity_ever or self.life.meets("no capacity"):
                 raise ApiError("InsufficientInstanceCapacity", f"no {offer[0]} in {zone} now", 500)
             if self.life.meets("no quota"):
                 raise ApiError("VcpuLimitExceeded", "you have requested more vCPU capacity than your limit", 400)
@@ -289,16 +322,27 @@ class SimulatedCloud:
         name = f"i-{len(self.instances) + 1:017x}"
         instance = self.instances[name] = Instance(self, name, parameters, hourly)
         instance.is_copy = is_copy
+        if is_copy:
+            instance.listed_for = TERMINATED_LISTED
         self.life.say("machine", name, "is granted to", instance.uid, *(["as a copy"] if is_copy else []))
         instance.begin()
         self.life.happened()
         return instance
 
-    def copy(self, of: Instance) -> None:
-        """Somebody launches one more like it in the console, which copies its tags."""
+    def copy(self, of: Instance, *, for_another: bool = False) -> None:
+        """Somebody launches one more like it in the console, which copies its tags; and may edit whose it is."""
         if of.going_at is None and not of.is_copy and not self.life.weather.calm:
             self.count("copied")
-            self._grant({**of.parameters, "ClientToken": f"console-{len(self.instances)}"}, of.hourly, is_copy=True)
+            parameters = {**of.parameters, "ClientToken": f"console-{len(self.instances)}"}
+            if for_another:
+                self.count("copied for another")
+                uids = self.life.uids
+                idle = [uid for uid in uids if (record := self.life.record(uid)) is not None and not record.rentals]
+                other = {"Key": JOB_TAG, "Value": self.life.dice.pick("copied for", idle or uids)}
+                tagged = parameters["TagSpecifications"][0]
+                kept = [each for each in tagged["Tags"] if each["Key"] != JOB_TAG]
+                parameters["TagSpecifications"] = [{**tagged, "Tags": [*kept, other]}]
+            self._grant(parameters, of.hourly, is_copy=True)
 
     def _describe(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         (owner,) = parameters["Filters"][0]["Values"]
@@ -360,7 +404,7 @@ class CloudPort:
         await anyio.sleep(life.dice.between("way there", 0.01, 0.3))
         if node.dead:
             node.at(operation)
-        if life.meets("request lost"):
+        if life.cloud.is_out_of_reach() or life.meets("request lost"):
             await anyio.sleep(20.0)
             raise NoAnswer("the request timed out")
         if operation != "DescribeInstances" and life.meets("request late"):

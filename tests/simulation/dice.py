@@ -48,12 +48,12 @@ class Dice:
 class Weather:
     """Which faults exist in this life, and how often: half of the kinds don't, so that lives differ in kind."""
 
-    def __init__(self, dice: Dice, kinds: dict[str, float]) -> None:
+    def __init__(self, dice: Dice, kinds: dict[str, float], without: frozenset[str] = frozenset()) -> None:
         self._dice = dice
         self.calm = False
         self._strength = {
             kind: most * dice.between(f"strength of {kind}", 0.1, 1.0)
-            if dice.between(f"is there {kind}", 0, 1) < 0.5
+            if kind not in without and dice.between(f"is there {kind}", 0, 1) < 0.5
             else 0.0
             for kind, most in kinds.items()
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,12 +19,16 @@ from runctl.agent.orders import Orders as AgentOrders
 from runctl.agent.orders import parse_orders
 from runctl.agent.spec import Spec
 from runctl.planner.actions import Launch
-from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Holder, Live, MachineSeen, Starting, Unreachable
-from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Orders, Record
+from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, MachineSeen, Starting, Unreachable
+from runctl.planner.record import Attempt, AttemptEnd, CheckpointRef, EndReason, Event, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local.files import orders_json
+from runctl.providers.local.provider import LOOKS_APART
 
-from .node import MOST_SKEW, Node
+from . import oracles
+from .node import Node
+from .oracles import MOST_SKEW
+from .strangers import Stranger
 from .training import Save, Training
 
 if TYPE_CHECKING:
@@ -71,6 +75,9 @@ class Run:
         self.stored: list[Save] = []
         self.durable: list[Save] = []
         self.heartbeat = self.started.wall
+        # It was cut off before what it wrote about itself was synced.
+        self.is_blank = self.oom = False
+        self.events: list[Event] = []
         self._turning: Any = None
 
     @property
@@ -90,26 +97,40 @@ class Run:
     def begin(self) -> None:
         self.host.runs[self.key] = self
         holder = self.host.holder
-        if holder is not None and holder.alive and not self.shares:
+        if holder is not None and not self.shares:
             self.end("refused", f"attempt {holder.key[1]} of `{holder.name}` holds this machine", started=False)
             self.exit = {**(self.exit or {}), "held_by": holder.name}
             return
-        self.host.holder = self
-        self.later(self.life.dice.between("preparing", 0.05, 5.0), self._train)
+        self.host.holders.append(self)
+        oracles.not_beside_a_foreign_training(self.life, self)
+        if self.life.meets("killed at birth"):
+            self.agent = self.guardian = False
+            self.is_blank = True
+            self._gone()
+            return
+        self.later(self.life.dice.between("preparing", 0.05, 5.0), self._prepared)
         self.turn()
 
-    def _train(self) -> None:
+    def _prepared(self) -> None:
         if not self.agent or self.exit is not None or self.seen.drain is not None:
             return
         if self.resume is not None and self.life.storage_is_away:
-            self.later(STORAGE_RETRY, self._train)
+            self.later(STORAGE_RETRY, self._prepared)
             return
+        for fault, reason in (("setup fails", "setup_failed"), ("start fails", "start_failed")):
+            if self.life.meets(fault):
+                self.end(reason, "as the world would have it")
+                return
+        self._train()
+
+    def _train(self) -> None:
         now = self.host.now()
         self.seen.phase, self.seen.training_since = "training", now.active
         self.seen.busy_at = self.seen.alive_at = now.active
         self.training_at = now.wall
         self.training = Training(self, self.life.kind_of(self.key), self.life.step_of(self.resume))
         self.life.say("training", *self.key, "starts at", self.training.first)
+        self._tell("Normal", "TrainingStarted", "")
         self.life.trains(self)
         self.turn()
 
@@ -144,6 +165,8 @@ class Run:
             case policy.BeginDrain():
                 self.life.count(f"drain {action.reason}")
                 seen.drain = policy.Drain(action.reason, now.active, now.wall, action.budget)
+                if self.life.wide:
+                    self.life.users.sees_it_drain(self)
             case policy.Escalate():
                 assert seen.drain is not None
                 seen.drain.reason = action.reason
@@ -171,8 +194,18 @@ class Run:
             case policy.Abandon():
                 self._close()
             case policy.Warn():
+                self._tell("Warning", "".join(map(str.capitalize, action.event.split("_"))), action.detail)
                 seen.overdue_told += action.event == "checkpoint_overdue"
                 seen.ignored_told = seen.ignored_told or action.event != "checkpoint_overdue"
+
+    def _tell(self, type_: Literal["Normal", "Warning"], reason: str, detail: str) -> None:
+        """Events of an agent's own. In a life that isn't wide they are none."""
+        if self.life.wide:
+            at = datetime.fromtimestamp(self.host.now().wall, UTC)
+            self.events.append(Event(at=at, type=type_, reason=reason, message=detail, attempt=self.key[1]))
+
+    def told(self, after: int) -> tuple[tuple[int, Event], ...]:
+        return tuple(enumerate(self.events[after:], after + 1))
 
     # What the training does
 
@@ -285,9 +318,15 @@ class Run:
 
     def _gone(self) -> None:
         self.over = self.life.loop.time()
-        if self.host.holder is self:
-            self.host.holder = None
+        if self.host is self.life.host and self.life.meets("slow to leave"):
+            # Its last process has written down the end, and has the lock for a moment more.
+            self.life.later(self.life.dice.between("leaves after", 0.1, 8.0), self._leave)
+        else:
+            self._leave()
         self.life.happened()
+
+    def _leave(self) -> None:
+        self.host.holders = [each for each in self.host.holders if each is not self]
 
     # What is done to it
 
@@ -302,6 +341,8 @@ class Run:
             self.training.kill()
         if self.guardian:
             self.later(0.2, self._lose)
+        if self.life.wide:
+            self.life.users.sees_it_die(self)
         self.life.happened()
 
     def hold_agent(self) -> None:
@@ -331,6 +372,20 @@ class Run:
             self.life.count("agent and guardian killed")
             self.kill_agent()
             self._gone()
+
+    def die_unseen(self) -> None:
+        """Both are killed while nobody can read what is on the disk: too many files are open, say."""
+        if self.exit is None and self.agent:
+            self.life.count("dies unseen")
+            self.life.unreadable_until = self.life.loop.time() + self.life.dice.between("unreadable for", 5.0, 60.0)
+            self.kill_both()
+
+    def out_of_memory(self) -> None:
+        """The kernel ends the training, and nobody else."""
+        if self.training is not None and self.training.alive and self.seen.drain is None:
+            self.life.count("out of memory")
+            self.oom = True
+            self.training.kill()
 
     def _lose(self) -> None:
         if self.guardian and self.exit is None:
@@ -374,7 +429,7 @@ class Run:
             told = self.exit
             end = AttemptEnd(
                 reason=EndReason(told["reason"]), detail=told["detail"], exit_code=told["code"],
-                signal=told["signal"], training_started=told["trained"],
+                signal=told["signal"], training_started=told["trained"], oom=self.oom,
             )  # fmt: skip
             return Ended(
                 as_of=now, end=end, started_at=_instant(told["started"]), ended_at=_instant(told["at"]) or now,
@@ -393,6 +448,8 @@ class Run:
             return Starting(as_of=now)
         self.salvage()
         newest = self.life.ref(self.key, self.durable[-1]) if self.durable else None
+        if self.is_blank:
+            return Dead(as_of=now, started_at=None, last_seen=None, active=0.0, durable=0, newest=None)
         return Dead(
             as_of=now, started_at=_instant(self.started.wall), last_seen=_instant(self.heartbeat),
             active=self.heartbeat - self.started.wall, durable=len(self.durable), newest=newest,
@@ -434,8 +491,15 @@ class Host:
         # When it slept, as (from, to).
         self.slept: list[tuple[float, float]] = []
         self.runs: dict[tuple[str, int], Run] = {}
-        self.holder: Run | None = None
+        # Attempts whose directories somebody has removed.
+        self.removed: set[tuple[str, int]] = set()
+        # Who has the host's lock or one of those for sharing it, in the order in which they came.
+        self.holders: list[Run | Stranger] = []
         self._specs: dict[object, Spec] = {}
+
+    @property
+    def holder(self) -> Run | Stranger | None:
+        return next((each for each in self.holders if isinstance(each, Run) or each.alive), None)
 
     def now(self) -> Now:
         true = self.life.loop.time()
@@ -491,6 +555,11 @@ class Host:
         self.life.say("attempt", *key, "is claimed")
         run.begin()
 
+    def launch_late(self, record: Record, launch: Launch, epoch: int) -> None:
+        """What a launcher that hung has prepared may have been removed meanwhile."""
+        if (record.uid, launch.attempt.number) not in self.removed:
+            self.launch(record, launch, epoch)
+
     @property
     def up(self) -> bool:
         """Whether processes run on it."""
@@ -515,6 +584,8 @@ class HostPort:
     def __init__(self, life: Life, node: Node) -> None:
         self._life = life
         self._node = node
+        self._alive_at: dict[tuple[str, int], datetime] = {}
+        self._died_at: dict[tuple[str, int], datetime] = {}
 
     def _host(self, record: Record, attempt: Attempt) -> Host | None:
         """The machine of an attempt; None if it can't be reached."""
@@ -528,12 +599,7 @@ class HostPort:
 
     async def machine(self, record: Record) -> MachineSeen:
         self._alive()
-        run = self._life.host.holder
-        holder = None
-        if run is not None and run.alive:
-            uid, number = run.key
-            holder = Holder(job=run.name, uid=uid, run_id=f"{uid}-{number}", pid=1, since=None, ours=True)
-        return MachineSeen(as_of=self._node.clock(), name="this machine", holder=holder)
+        return self._life.strangers.seen(self._node.clock())
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
         self._alive()
@@ -542,8 +608,25 @@ class HostPort:
         host = self._host(record, attempt)
         if host is None:
             return Sight(Unreachable(as_of=now, why="it doesn't answer"))
+        if host is self._life.host and self._life.is_unreadable():
+            return Sight(Unreachable(as_of=now, why="too many open files"))
         run = host.runs.get((record.uid, attempt.number))
-        return Sight(Absent(as_of=now) if run is None else run.look(now))
+        if run is None:
+            return Sight(Absent(as_of=now))
+        return Sight(self._with_its_death(run, run.look(now)), run.told(attempt.events_seen))
+
+    def _with_its_death(self, run: Run, seen: AttemptSeen) -> AttemptSeen:
+        """A controller that saw an attempt alive knows when it died better than the attempt's last word does."""
+        if isinstance(seen, Live | Starting):
+            self._alive_at[run.key] = seen.as_of
+        elif isinstance(seen, Dead):
+            alive_at = self._alive_at.pop(run.key, None)
+            if alive_at is not None:
+                self._died_at[run.key] = seen.as_of if seen.as_of - alive_at <= LOOKS_APART else alive_at
+            died_at = self._died_at.get(run.key)
+            if died_at is not None:
+                return msgspec.structs.replace(seen, died_at=max(died_at, seen.last_seen or died_at))
+        return seen
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         self._alive()
@@ -554,15 +637,18 @@ class HostPort:
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         self._node.at("before a launch")
         host = self._host(record, launch.attempt)
+        oracles.has_its_secrets(self._life, launch, secrets)
         if host is None:
             raise LaunchUnknown("it doesn't answer")
+        if host is self._life.host and self._life.launcher_broken:
+            raise LaunchUnknown("the launcher hangs, as always")
         if self._life.meets("launch refused"):
             raise LaunchRefused("no space left on the device")
         if self._life.meets("launch lost"):
             raise LaunchUnknown("the launcher hangs")
         if self._life.meets("launch late"):
             late = self._life.dice.between("launch late by", 1.0, LATEST_LAUNCH)
-            self._life.later(late, lambda: host.launch(record, launch, epoch))
+            self._life.later(late, lambda: host.launch_late(record, launch, epoch))
             raise LaunchUnknown("the launcher hangs")
         host.launch(record, launch, epoch)
         self._node.at("after a launch")

@@ -17,7 +17,7 @@ import anyio.to_thread
 from planner.kit import T0, job, source
 
 from runctl.agent import policy
-from runctl.manifest.job import Platform
+from runctl.manifest.job import Job, Platform
 from runctl.planner.actions import Plan
 from runctl.planner.lint import lint
 from runctl.planner.observed import Observed
@@ -28,13 +28,15 @@ from runctl.reconciler import controller
 from runctl.reconciler.controller import DEFECT, rests
 from runctl.store.interface import Ask, ControllerId, Create, StoreError
 
-from . import oracles
+from . import oracles, wide
 from .dice import Dice, Weather
 from .host import Host, HostPort, Run, ref_of
 from .loop import NODE, HotLoop, Loop, ordered
 from .node import Node
 from .oracles import Violation
+from .strangers import Strangers
 from .training import Kind, Save
+from .users import Users
 
 STORM_SECONDS = 240.0
 # The model of the agent is told of all that happens, so it needs no turn each second, but for its heartbeat.
@@ -100,6 +102,7 @@ FAULTS = {
     "slow uplink": 0.3,
     "storage away": 0.5,
     "manifest answer lost": 0.2,
+    **wide.FAULTS,
 }
 
 RATE = "instance: {hourly_rate: 3.60 USD}\ncost: {cap: %s USD}\n"
@@ -132,7 +135,8 @@ class Life:
     ) -> None:
         self.seed = seed
         self.dice = Dice(seed, silenced)
-        self.weather = Weather(self.dice, FAULTS)
+        self.wide = wide.is_wide(self.dice)
+        self.weather = Weather(self.dice, FAULTS, frozenset() if self.wide else frozenset(wide.FAULTS))
         self.loop = Loop()
         self._world = contextvars.Context()
         self.crash_at, self.points = crash_at, 0
@@ -153,6 +157,15 @@ class Life:
         # In some lives all jobs are of one group, and of one kind.
         together = self.dice.between("together", 0, 1) < 0.3
         self.together = self.dice.pick("group", self.grouped) if together else None
+        if self.wide and together and self.dice.between("wide group", 0, 1) < wide.WIDE_JOBS:
+            self.together = self.dice.pick("which wide group", self.wide_grouped)
+        self.strangers, self.users = Strangers(self, self.host), Users(self)
+        self.launcher_broken = self.meets("launcher broken")
+        # Until when what is on the disk of the user's machine can't be read.
+        self.unreadable_until = -1.0
+        # Attempts whose host a user has vouched for, and jobs whose checkpoints are to go with them.
+        self.vouched: set[tuple[str, int]] = set()
+        self.checkpoints_too: set[str] = set()
         self.kinds: dict[str, Kind] = {}
         self.saves: dict[tuple[str, int], list[Save]] = {}
         self.durable: dict[tuple[str, int, int], Save] = {}
@@ -276,10 +289,16 @@ class Life:
             self.later(self.dice.between("agent held when", 0.1, 60.0), run.hold_agent)
         elif self.weather.strikes("both killed"):
             self.later(self.dice.between("both killed when", 0.1, 60.0), run.kill_both)
+        elif run.host is self.host and self.weather.strikes("dies unseen"):
+            self.later(self.dice.between("dies unseen when", 0.1, 60.0), run.die_unseen)
+        elif self.weather.strikes("out of memory"):
+            self.later(self.dice.between("out of memory when", 0.1, 60.0), run.out_of_memory)
 
     def forgets(self, record: Record, checkpoints: bool) -> None:
         if any(run.alive for run in self.runs if run.key[0] == record.uid):
             raise Violation(self, f"the run directories of {record.uid} are removed while it runs")
+        if checkpoints and record.uid not in self.checkpoints_too:
+            raise Violation(self, f"the checkpoints of {record.uid} are removed, and nobody asked for that")
         self.forgotten.add(record.uid)
 
     def run_of(self, uid: str, number: int) -> Run | None:
@@ -292,6 +311,8 @@ class Life:
     glance = timedelta(seconds=2)
     jobs: tuple[str, ...] = JOBS
     grouped: tuple[str, ...] = GROUPED
+    wide_jobs: tuple[str, ...] = wide.LOCAL
+    wide_grouped: tuple[str, ...] = wide.LOCAL_GROUPS
 
     def ports(self, node: Node) -> tuple[dict[Platform, Any], dict[Platform, Any]]:
         """What a controller sees of machines, and of where they are rented."""
@@ -315,6 +336,9 @@ class Life:
         self._start_node()
         self._plan_controllers()
         self._plan_user()
+        if self.wide:
+            self.users.plan()
+            self.strangers.plan()
         if self.world == "local" and self.weather.strikes("machine sleeps"):
             self.later(self.dice.between("sleeps when", 1.0, 120.0), self._sleep)
         if self.weather.strikes("store full"):
@@ -330,6 +354,8 @@ class Life:
             if node.suspended:
                 self.loop.resume(node)
         self._end_what_hangs()
+        if self.wide:
+            self._start_node()  # from a shell that has every secret
         began = self.loop.time()
         while self.loop.time() < began + self.calm_seconds and not self._rested():
             self.loop.run_until(self.loop.time() + 5.0)
@@ -349,8 +375,8 @@ class Life:
 
     def _create(self, number: int) -> None:
         uid, name = f"uid{number}", f"job-{number}"
-        spec = job(self.together or self.dice.pick("job", self.jobs), name)
-        self.kinds[uid] = self._kind()
+        spec = job(self.together or self._manifest(), name)
+        self.kinds[uid] = self._kind(spec)
         record = Record(
             uid=uid, name=name, owner="me", group="g" if self.together else None, order=number, created_at=T0,
             desired=Desired.RUN,
@@ -360,9 +386,19 @@ class Life:
         self.uids.append(uid)
         self.later(at, lambda: self._write(Create(record)))
 
-    def _kind(self) -> Kind:
+    def _manifest(self) -> str:
+        plain = self.dice.pick("job", self.jobs)
+        if self.wide and self.dice.between("wide job", 0, 1) < wide.WIDE_JOBS:
+            return self.dice.pick("which wide job", self.wide_jobs)
+        return plain
+
+    def _kind(self, spec: Job) -> Kind:
         dice = self.dice
         steps = dice.whole("steps", 5, 100)
+        hangs_at = dice.whole("hangs at", 1, steps) if dice.between("hangs", 0, 1) < 0.1 else None
+        limited = spec.limits.hang is not None or spec.limits.idle is not None
+        if self.wide and limited and dice.between("hangs, too", 0, 1) < 0.5:
+            hangs_at = dice.whole("hangs, too, at", 1, steps)
         return Kind(
             steps=steps,
             pace=dice.between("pace", 0.2, 2.0),
@@ -371,7 +407,7 @@ class Life:
             on_term=dice.pick("on term", ("save", "save", "exit", "ignore", "die")),
             when_asked=dice.pick("when asked", (True, False)),
             code=dice.pick("code", (0, 0, 0, 1, 7)),
-            hangs_at=dice.whole("hangs at", 1, steps) if dice.between("hangs", 0, 1) < 0.1 else None,
+            hangs_at=hangs_at,
             torn=dice.pick("torn", (0, 0, 2, 3)),
         )
 
@@ -419,6 +455,15 @@ class Life:
 
     def _lose_power(self) -> None:
         self.host.cut()
+
+    def environ(self) -> dict[str, str]:
+        """Of the shell that a controller is started from."""
+        if self.wide and (self.weather.calm or self.dice.between("has the secret", 0, 1) < 0.5):
+            return wide.SECRET
+        return {}
+
+    def is_unreadable(self) -> bool:
+        return not self.weather.calm and self.loop.time() < self.unreadable_until
 
     # Controllers: one is there most of the time; a second now and then; some are suspended, some never come back.
 
@@ -519,7 +564,10 @@ class Life:
 
     def edited(self) -> str:
         """What the user makes of a job."""
-        return self.dice.pick("edit", self.jobs)
+        plain = self.dice.pick("edit", self.jobs)
+        if self.wide and self.dice.between("wide edit", 0, 1) < wide.WIDE_JOBS:
+            return self.dice.pick("which wide edit", self.wide_jobs)
+        return plain
 
     # Standing
 

@@ -28,13 +28,12 @@ from runctl.store.interface import (
 )
 from runctl.store.sqlite import _SCHEMA, SqliteStore
 
+from . import oracles
 from .loop import NODE, Scheduled
+from .oracles import MOST_SKEW
 
 if TYPE_CHECKING:
     from .life import Life
-
-# Any wall clock is at most this far from the true time, in seconds: what the product's bounds are stated with.
-MOST_SKEW = 2.0
 
 
 class PowerCut(BaseException):
@@ -102,7 +101,7 @@ class Node(Scheduled):
     def start(self) -> None:
         providers, clouds = self.life.ports(self)
         controller = Controller(
-            StorePort(self.life, self), providers, self.me, {}, self.clock, glance=self.life.glance,
+            StorePort(self.life, self), providers, self.me, self.life.environ(), self.clock, glance=self.life.glance,
             trouble=self.life.note_trouble, clouds=clouds,
         )  # fmt: skip
         context = contextvars.copy_context()
@@ -139,6 +138,7 @@ class StorePort:
             raise StoreFull("no space left on the device")
         if self._life.meets("power cut"):
             self._cut(writes)
+        oracles.asks_only_its_own_to_stop(self._life, writes)
         receipts = self._life.store.apply(writes)
         self._node.writes += 1
         self._life.wrote()

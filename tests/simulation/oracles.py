@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from planner.kit import T0
+
+from runctl.manifest.job import Busy
+from runctl.planner.actions import Launch
 from runctl.planner.record import EndReason, OutcomeType, Record
 from runctl.planner.renting import LOOK_AGAIN
+from runctl.planner.requests import StopJob
 from runctl.providers.aws.instances import TOKEN_TAG
+from runctl.store.interface import Ask, Write
+
+# Any wall clock is at most this far from the true time, in seconds: what the product's bounds are stated with.
+MOST_SKEW = 2.0
 
 if TYPE_CHECKING:
     from .host import Run
@@ -31,6 +41,7 @@ def check(life: Life) -> None:
     """What holds after every event."""
     within_the_groups_cap(life, {uid: _local_cost(life, uid) for uid in life.uids} if life.together else {})
     _one_training_on_the_machine(life)
+    no_more_of_a_group_than_allowed(life)
     for run in life.runs:
         if run.over is None:
             _within_the_cap(life, run)
@@ -90,11 +101,49 @@ def _local_cost(life: Life, uid: str) -> float:
 
 
 def _one_training_on_the_machine(life: Life) -> None:
-    if any(run.shares for run in life.runs):
+    alive = [run for run in life.runs if run.training is not None and run.training.alive]
+    # Whoever shares may come to another one; who doesn't was there alone when it came.
+    for run in alive[1:]:
+        if not run.shares:
+            raise Violation(life, f"two trainings on one machine: {[each.key for each in alive]}")
+
+
+def no_more_of_a_group_than_allowed(life: Life) -> None:
+    """However many are in the group, no more of its attempts are there at once than any of its specs allowed."""
+    if life.together is None:
         return
-    alive = [run.key for run in life.runs if run.training is not None and run.training.alive]
-    if len(alive) > 1:
-        raise Violation(life, f"two trainings on one machine: {alive}")
+    records = [record for uid in life.uids if (record := life.record(uid)) is not None]
+    most = [each.job.group.max_parallel for record in records for each in record.generations]
+    there = [run.key for run in life.runs if run.over is None]
+    if records and None not in most and len(there) > max(each for each in most if each is not None):
+        raise Violation(life, f"{there} of one group are there at once, {most} were allowed")
+
+
+def not_beside_a_foreign_training(life: Life, run: Run) -> None:
+    """Who doesn't share isn't launched beside a training that was there when the launch was decided."""
+    foreign = life.strangers.foreign
+    if run.shares or run.host is not life.host or foreign is None or not life.strangers.is_foreign_there:
+        return
+    attempt = next(each for each in life.store.latest[run.key[0]].attempts if each.number == run.key[1])
+    if (attempt.intended_at - T0).total_seconds() > foreign[0] + MOST_SKEW:
+        raise Violation(life, f"attempt {run.key} is launched beside a training that no agent watches")
+
+
+def has_its_secrets(life: Life, launch: Launch, secrets: Mapping[str, str]) -> None:
+    missing = [each.name for each in launch.generation.job.secrets if each.name not in secrets]
+    if missing:
+        raise Violation(life, f"attempt {launch.attempt.number} is launched without {missing}")
+
+
+def asks_only_its_own_to_stop(life: Life, writes: Sequence[Write]) -> None:
+    """A controller asks a job to stop only if another one, which says so, is to have its machine."""
+    for write in writes:
+        if not isinstance(write, Ask) or not isinstance(write.request, StopJob):
+            continue
+        others = [record for uid, record in life.store.latest.items() if uid != write.uid]
+        replaces = any(each.job.instance.busy is Busy.REPLACE for other in others for each in other.generations)
+        if write.uid not in life.uids or not replaces:
+            raise Violation(life, f"{write.uid} is asked to stop, and no job replaces it")
 
 
 def one_training_a_job(life: RentedLife) -> None:
@@ -128,6 +177,16 @@ def one_machine_a_request(life: RentedLife) -> None:
         if token in granted:
             raise Violation(life, f"two machines for one request of {instance.uid}: {instance.name} is the second one")
         granted.add(token)
+
+
+def no_dearer_than_allowed(life: RentedLife) -> None:
+    for instance in life.cloud.instances.values():
+        record = life.record(instance.uid)
+        most = [] if record is None else [each.job.cost.max_hourly for each in record.generations]
+        if instance.is_copy or not most or None in most:
+            continue
+        if instance.hourly > max(each.micros for each in most if each is not None):
+            raise Violation(life, f"{instance.name} of {instance.uid} costs more an hour than it was allowed to")
 
 
 def released_is_gone(life: RentedLife) -> None:
@@ -206,12 +265,17 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         if run is None or run.training is None:
             continue
         resumes = attempt.resume is not None
+        if record.generation_of(attempt).job.checkpoint.resume == "never":
+            newest = None  # it was to begin anew
         if newest is not None and run.training.first < newest:
             raise Violation(life, f"attempt {run.key} began at step {run.training.first}, step {newest} was durable")
         assert resumes or run.training.first == 0
         steps = [save.step for save in run.durable]
         newest = max([*steps, *([] if newest is None else [newest])], default=newest)
         # What was on its way to the storage when its machine went with all that was on it is lost.
+        if run.key in life.vouched and attempt.end is not None and attempt.end.reason is EndReason.LOST:
+            newest = None  # nobody was to look at what is there
+            continue
         whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.step not in run.lost_on_way]
         # An agent that ended its attempt had a grace for the last copy; what it wrote at its end may be unknown.
         own = run.exit is not None and run.exit["reason"] != "lost"

@@ -14,7 +14,7 @@ from runctl.planner.rental import Market, Offer
 from runctl.providers.aws.cloud import Ec2
 from runctl.providers.interface import ProviderError, Sight
 
-from . import oracles
+from . import oracles, wide
 from .cloud import CloudPort, Instance, SimulatedCloud
 from .host import Host, HostPort, Run, _instant
 from .life import GROUP, Life
@@ -62,6 +62,8 @@ class RentedLife(Life):
     glance = timedelta(seconds=8)
     jobs = JOBS
     grouped = GROUPED
+    wide_jobs = wide.RENTED
+    wide_grouped = wide.RENTED_GROUPS
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -121,8 +123,10 @@ class RentedLife(Life):
 
     def check(self) -> None:
         oracles.one_training_a_job(self)
+        oracles.no_more_of_a_group_than_allowed(self)
         oracles.rented_within_the_cap(self)
         oracles.one_machine_a_request(self)
+        oracles.no_dearer_than_allowed(self)
         oracles.released_is_gone(self)
 
     def final(self) -> None:
@@ -153,7 +157,7 @@ class RentedHostPort(HostPort):
             raise ProviderError("the storage doesn't answer")
         run = self._life.words.get(key)
         if run is not None:
-            return Sight(run.look(now))
+            return Sight(run.look(now), run.told(attempt.events_seen))
         run = self._life.run_of(*key)
         if run is None or run.training is None:
             return Sight(Absent(as_of=now))

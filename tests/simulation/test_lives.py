@@ -200,7 +200,7 @@ ABLATIONS: dict[str, tuple[Ablation, str, range]] = {
     "seen terminated": (_an_end_that_was_asked_for_is_a_release, "rented", range(50)),
     "reserve and ceiling": (_nothing_is_reserved, "rented", range(100)),
     "launch_before": (_requests_are_sent_at_any_time, "rented", range(50)),
-    "late requests": (_late_requests_are_not_waited_for, "rented", range(100, 200)),
+    "late requests": (_late_requests_are_not_waited_for, "rented", range(300, 330)),
     "release": (_machines_are_not_released, "rented", range(50)),
     "compare-and-set": (_whoever_writes_last_is_right, "rented", range(170, 180)),
     "lease": (_leases_are_not_asked_for, "rented", range(10, 20)),

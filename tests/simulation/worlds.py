@@ -37,6 +37,10 @@ SOMETIMES = (
     "missing from a listing", "copied", "stopped by hand", "not allowed", "prices unknown", "offer withdrawn",
     "agent held", "copy cut short", "clock step", "machine sleeps", "crash before RunInstances",
     "crash after DescribeInstances", "slow uplink", "storage away", "manifest answer lost",
+    "another home", "foreign training", "setup fails", "start fails", "out of memory",
+    "killed at birth", "slow to leave", "dies unseen", "launcher broken", "wiped by hand", "cloud out of reach",
+    "no capacity ever", "forgotten early", "copied for another", "user: limits", "user: code", "user: directory",
+    "user: vouch", "user: lift", "user: again", "user: clean up",
 )  # fmt: skip
 
 # So many lives, at any seeds, have met all of them.
