@@ -11,6 +11,7 @@ from runctl.planner.observed import InstanceSeen, Listing, RentAnswer
 from runctl.planner.passing import Pass
 from runctl.planner.record import Interval
 from runctl.planner.rental import (
+    GOING,
     Demise,
     Ending,
     MachineState,
@@ -210,12 +211,15 @@ def _absent(step: Pass, rental: Rental, listing: Listing) -> Pass:
         return _release(step, absent, Release.NO_EFFECT, step.now)
     if listing.as_of < first + MISSING_FOR:
         return step
-    return _release(step, absent, Release.VANISHED, _until(rental, since, None))
+    ended = first if rental.state in GOING else since
+    return _release(step, absent, Release.VANISHED, _until(rental, ended, None))
 
 
 def _absence_counts_from(rental: Rental) -> datetime | None:
     if rental.instance is None:
         return rental.launch_before + LATE_RENTAL
+    if rental.state in GOING:
+        return rental.launched_at  # from there only one way leads on
     if rental.not_after is not None:
         return rental.not_after
     return rental.ends_since + VANISHING if rental.ends_since is not None else None

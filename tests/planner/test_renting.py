@@ -518,6 +518,23 @@ def test_gone_from_the_listings() -> None:
         assert ended(life) == ["i-1"]  # it isn't gone after all
 
 
+def test_one_that_was_going_and_is_not_listed_any_more() -> None:
+    """From shutting down there is only one way on: it is gone long before its money would have been over, and was
+    billed until it was missing."""
+    life = RentedLife("cost: {cap: 100 USD}")
+    life.comes_up()
+    life.see(life.ended(code=0))
+    life.lists(life.instance("shutting-down"))
+    life.see()
+    missing_at = life.now + timedelta(seconds=15)
+    for pause in (15, 15, 15, MISSING_FOR.total_seconds()):
+        life.after(seconds=pause)
+        life.lists()
+        life.see()
+    assert (life.rental.released, life.job.phase) == (Release.VANISHED, Phase.FINISHED)
+    assert life.job.ledger[0].ended_at == missing_at
+
+
 def test_one_that_runs_is_not_missed() -> None:
     """Without a bound on its money and without a wish to end it, no absence counts."""
     life = RentedLife("cost: {cap: none}")

@@ -19,11 +19,14 @@ from planner.kit import T0, job, source
 from runctl.agent import policy
 from runctl.manifest.job import Job, Platform
 from runctl.planner.actions import Plan
+from runctl.planner.launching import LAUNCH_WINDOW
 from runctl.planner.lint import lint
 from runctl.planner.observed import Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
+from runctl.planner.seeing import LATE_EFFECT
+from runctl.planner.verdict import FIRST_RETRY, MOST_UNSTARTED
 from runctl.reconciler import controller
 from runctl.reconciler.controller import DEFECT, rests
 from runctl.store.interface import Ask, ControllerId, Create, StoreError
@@ -48,6 +51,8 @@ LEASE_RETRY = timedelta(seconds=10)
 LONGEST_TRAINING = 400.0
 CALM_SECONDS = LONGEST_TRAINING + 144.0 + 130.0 + 60.0 + 60.0
 SILENCE_SECONDS = 120.0
+# Before the last of the launches that a job gives up after.
+LONGEST_BACKOFF = FIRST_RETRY * 2**MOST_UNSTARTED
 USER_RETRY_SECONDS = 5.0
 
 FAULTS = {
@@ -357,10 +362,14 @@ class Life:
         if self.wide:
             self._start_node()  # from a shell that has every secret
         began = self.loop.time()
-        while self.loop.time() < began + self.calm_seconds and not self._rested():
+        within = self.calm_seconds
+        if self.launcher_broken:
+            # One job after the other gives up, after so many launches with all that each is waited for.
+            within += len(self.uids) * MOST_UNSTARTED * (LAUNCH_WINDOW + LATE_EFFECT + LONGEST_BACKOFF).total_seconds()
+        while self.loop.time() < began + within and not self._rested():
             self.loop.run_until(self.loop.time() + 5.0)
         if not self._rested():
-            raise Violation(self, f"jobs don't come to their end within {self.calm_seconds:.0f} s of calm")
+            raise Violation(self, f"jobs don't come to their end within {within:.0f} s of calm")
         self.loop.run_until(self.loop.time() + 10.0)
         before = self.traffic()
         self.loop.run_until(self.loop.time() + SILENCE_SECONDS)
