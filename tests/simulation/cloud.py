@@ -58,9 +58,12 @@ class Instance(Host):
         self.timer_works = True
         # Somebody else's copy of a machine of ours, tags and all: to be ended, but no cost of any request of ours.
         self.is_copy = False
-        # How long it is listed when it is gone; where nothing bounds its cost that matters to those who look seldom.
+        # How long it is listed when it is gone. One that listings forget counts as gone when its money is over: it is
+        # forgotten early only where that isn't long after this life.
         self.listed_for = TERMINATED_LISTED
-        if NOT_AFTER_TAG in self.tags and cloud.life.meets("forgotten early"):
+        off = self.tags.get(NOT_AFTER_TAG)
+        soon = off is not None and datetime.fromisoformat(off).timestamp() < EPOCH + now + TERMINATED_LISTED
+        if soon and cloud.life.meets("forgotten early"):
             self.listed_for = dice.between("listed for", 0.0, 60.0)
         self.is_shown = False
 
