@@ -61,7 +61,9 @@ PURE = [
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
 KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
 # In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of.
-LIVES = Stage("simulated lives", ["nice", *tool("python", "-m", "tests.simulation", "--seconds", "60")], told=2)
+LIVES = Stage(
+    "simulated lives", ["nice", *tool("python", "-m", "tests.simulation", "--plain", "--seconds", "60")], told=2
+)
 UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", "-n", "2", *AGENTLESS_TESTS)])]
 
 

@@ -220,6 +220,6 @@ def _absence_counts_from(rental: Rental) -> datetime | None:
         return rental.launch_before + LATE_RENTAL
     if rental.state in GOING:
         return rental.launched_at  # from there only one way leads on
-    if rental.not_after is not None:
-        return rental.not_after
-    return rental.ends_since + VANISHING if rental.ends_since is not None else None
+    # Gone when its money is over, or so long after its end was asked for that no listing has it any more.
+    vanished = rental.ends_since + VANISHING if rental.ends_since is not None else None
+    return min((at for at in (rental.not_after, vanished) if at is not None), default=None)

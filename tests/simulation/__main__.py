@@ -5,6 +5,7 @@
 --seed S [--crash-at K,L]               one life, with its log
 --sweep S [--seeds N] [--pairs P]       the lives of N seeds from S on (one), once more for each of their crash points,
                                         and for P pairs of them (20)
+--plain                                 without the lives that are wide (wide.py)
 --shrink S                              the fewest kinds of faults with which the life of seed S still breaks a promise
 --reach --seeds N [--first S]           N lives, and the branches of the planner that none of them took
 --world local|rented|mixed              where the jobs run: on a machine of the user's, or on rented ones
@@ -36,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--first", type=int)
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--crash-at", type=lambda text: frozenset(map(int, text.split(","))), default=frozenset())
@@ -56,11 +58,17 @@ def main() -> int:
             return _shrink(simulation, kind, asked.shrink)
     if asked.seconds is not None:
         first = int(time.time()) * 1000 if asked.first is None else asked.first
-        return _many(asked.world, range(first, first + MOST_LIVES), asked.processes, time.monotonic() + asked.seconds)
+        return _many(
+            asked.world,
+            range(first, first + MOST_LIVES),
+            asked.processes,
+            time.monotonic() + asked.seconds,
+            asked.plain,
+        )
     first = asked.first or 0
     if asked.reach:
         return _reach(asked.world, range(first, first + (asked.seeds or 300)))
-    return _many(asked.world, range(first, first + (asked.seeds or 1000)), asked.processes)
+    return _many(asked.world, range(first, first + (asked.seeds or 1000)), asked.processes, plain=asked.plain)
 
 
 def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: frozenset[int]) -> int:
@@ -75,15 +83,15 @@ def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: frozense
     return 0
 
 
-def _many(world: str, seeds: range, processes: int, until: float = float("inf")) -> int:
+def _many(world: str, seeds: range, processes: int, until: float = float("inf"), plain: bool = False) -> int:
     found = Summary.empty()
-    for batch in live_many(world, seeds, processes, until):
+    for batch in live_many(world, seeds, processes, until, plain):
         for seed, violation in batch.broken:
             # The first ones in full, at once: a long run may be watched, or end early.
             print(violation if len(found.broken) < 3 else f"{violation.splitlines()[0]} (seed {seed})", flush=True)
         found.add(batch)
     speed = f"{found.lives / found.took:.0f} lives, {found.jobs / found.took:.0f} jobs a second of a core"
-    print(f"{world}, seeds {seeds.start} to {seeds.start + found.lives - 1}: {found.lives} lives of {found.jobs} jobs")
+    print(f"{world}, seeds from {seeds.start} on{', plain' if plain else ''}: {found.lives} lives of {found.jobs} jobs")
     print(f"{len(found.broken)} broke a promise; {speed}")
     for field in FIELDS:
         print(f"{field} of a life: median {found.median(field)}; {histogram(found.tallies[field])}")

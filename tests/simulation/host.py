@@ -27,7 +27,7 @@ from runctl.providers.local.provider import LOOKS_APART
 
 from . import oracles
 from .node import Node
-from .oracles import MOST_SKEW
+from .oracles import LONGEST_HELD, MOST_SKEW
 from .strangers import Stranger
 from .training import Save, Training
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 LATEST_LAUNCH = 150.0
 # An agent tries a storage that doesn't answer again after this.
 STORAGE_RETRY = 5.0
-# A guardian ends an agent that shows no sign of life for so long.
-LONGEST_HELD = 60.0
 # As the real one, it sleeps whole milliseconds.
 LEAST_TURN = 0.001
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -59,7 +57,7 @@ class Run:
         self.current = AgentOrders(0, 0, AgentLimits(), None)
         self.orders = parse_orders(orders_json(launch.attempt.orders, epoch))
         self.agent = self.guardian = True
-        self.is_held = False
+        self.is_held = self.was_held = False
         # Steps whose saves were on their way to where they last when the power went.
         self.lost_on_way: set[int] = set()
         self.seen = policy.Observed()
@@ -349,7 +347,7 @@ class Run:
         """It is stopped for a while, and enforces nothing: its guardian does, and ends it if that lasts."""
         if not self.agent or self.exit is not None or self.is_held:
             return
-        self.is_held = True
+        self.is_held = self.was_held = True
         self.life.count("agent held")
         self.later(self.life.dice.between("held for", 0.5, 120.0), self._resume)
         grant = self.current.limits.money_until

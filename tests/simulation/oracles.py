@@ -17,6 +17,8 @@ from runctl.store.interface import Ask, Write
 
 # Any wall clock is at most this far from the true time, in seconds: what the product's bounds are stated with.
 MOST_SKEW = 2.0
+# A guardian ends an agent that shows no sign of life for so long.
+LONGEST_HELD = 60.0
 
 if TYPE_CHECKING:
     from .host import Run
@@ -97,7 +99,7 @@ def within_the_groups_cap(life: Life, costs: dict[str, float]) -> None:
 def _local_cost(life: Life, uid: str) -> float:
     record = life.record(uid)
     rate = record.job.instance.hourly_rate if record is not None else None
-    return 0.0 if rate is None else sum(bill(life, uid).values()) * rate.micros / 3600
+    return 0.0 if rate is None else (sum(bill(life, uid).values()) - _unseen(life, uid)) * rate.micros / 3600
 
 
 def _one_training_on_the_machine(life: Life) -> None:
@@ -218,6 +220,14 @@ def bill(life: Life, uid: str) -> dict[int, float]:
     }
 
 
+def _unseen(life: Life, uid: str) -> float:
+    """Seconds by which the books may be wrong: who is lost with all that watched is billed to its last heartbeat and a
+    little more. The wall clock that says when that was may have been set meanwhile, and a held agent has none.
+    """
+    lost = [run for run in life.runs if run.key[0] == uid and run.exit is None and not run.alive]
+    return sum(MOST_SKEW * (life.counts["clock step"] > 0) + LONGEST_HELD * run.was_held for run in lost)
+
+
 def _within_the_cap(life: Life, run: Run) -> None:
     uid = run.key[0]
     record = life.record(uid)
@@ -227,8 +237,11 @@ def _within_the_cap(life: Life, run: Run) -> None:
     rates = [each.job.instance.hourly_rate for each in record.generations]
     if len(caps) < len(record.generations) or any(rate is None for rate in rates):
         return  # some spec had no cap
-    seconds = sum(bill(life, uid).values())
-    spent = seconds * max(rate.micros for rate in rates if rate is not None) / 3600
+    micros = [rate.micros for rate in rates if rate is not None]
+    used = {attempt.number: micros[attempt.generation - 1] for attempt in record.attempts}
+    seconds = bill(life, uid)
+    spent = sum(lasted * used.get(number, max(micros)) for number, lasted in seconds.items()) / 3600
+    spent -= _unseen(life, uid) * max(micros) / 3600
     if spent > max(caps):
         raise Violation(life, f"{uid} has cost {spent:.0f} micro-dollars, its cap is {max(caps)}")
 

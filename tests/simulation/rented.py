@@ -8,6 +8,7 @@ from typing import Any
 from planner.kit import T0
 
 from runctl.manifest.job import Job, Platform
+from runctl.planner.machines import MISSING_FOR, VANISHING
 from runctl.planner.observed import Absent, Dead
 from runctl.planner.record import Attempt, Record
 from runctl.planner.rental import Market, Offer
@@ -53,7 +54,7 @@ GROUPED = tuple(
 # Attempts of a life on rented machines take minutes before they train, and the request of one that was lost isn't
 # given up for a quarter of an hour.
 STORM_SECONDS = 900.0
-CALM_SECONDS = 3600.0 + 900.0
+CALM_SECONDS = (VANISHING + MISSING_FOR).total_seconds() + 900.0
 
 
 class RentedLife(Life):

@@ -203,7 +203,7 @@ ABLATIONS: dict[str, tuple[Ablation, str, range]] = {
     "launch_before": (_requests_are_sent_at_any_time, "rented", range(50)),
     "late requests": (_late_requests_are_not_waited_for, "rented", range(100, 200)),
     "release": (_machines_are_not_released, "rented", range(50)),
-    "compare-and-set": (_whoever_writes_last_is_right, "rented", range(290, 297)),
+    "compare-and-set": (_whoever_writes_last_is_right, "rented", range(1135, 1145)),
     "lease": (_leases_are_not_asked_for, "rented", range(10, 20)),
     "host lock": (_two_at_once_on_a_machine, "local", range(10)),
     "strays": (_strays_are_not_cared_for, "rented", range(10, 20)),

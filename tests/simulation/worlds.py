@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from .dice import Dice
 from .life import Life, Simulation
 from .oracles import Violation
 from .rented import RentedLife
+from .wide import is_wide
 
 WORLDS: dict[str, type[Life]] = {"local": Life, "rented": RentedLife}
 MIXED = "mixed"
@@ -121,12 +123,14 @@ def kind_of(world: str, seed: int) -> type[Life]:
     return WORLDS["rented" if seed % 2 else "local"] if world == MIXED else WORLDS[world]
 
 
-def live(world: str, seeds: Iterable[int]) -> Summary:
-    """Live each of them, in this process."""
+def live(world: str, seeds: Iterable[int], plain: bool = False) -> Summary:
+    """Live each of them, in this process; `plain`: those that are wide are left out."""
     summary = Summary.empty()
     began = time.process_time()
     with Simulation() as simulation:
         for seed in seeds:
+            if plain and is_wide(Dice(seed)):
+                continue
             try:
                 summary.note(simulation.life(seed, kind=kind_of(world, seed)))
             except Violation as violation:
@@ -135,7 +139,9 @@ def live(world: str, seeds: Iterable[int]) -> Summary:
     return summary
 
 
-def live_many(world: str, seeds: range, processes: int, until: float = float("inf")) -> Iterator[Summary]:
+def live_many(
+    world: str, seeds: range, processes: int, until: float = float("inf"), plain: bool = False
+) -> Iterator[Summary]:
     """The same in batches, divided among so many processes; each batch's summary, in the order of the seeds, as soon as
     it is there. None is begun once the monotonic clock is past `until`."""
     starts = iter(range(0, len(seeds), BATCH))
@@ -143,7 +149,7 @@ def live_many(world: str, seeds: range, processes: int, until: float = float("in
     with ProcessPoolExecutor(processes) as pool:
         while True:
             while len(running) < processes and time.monotonic() < until and (start := next(starts, None)) is not None:
-                running.append(pool.submit(live, world, seeds[start : start + BATCH]))
+                running.append(pool.submit(live, world, seeds[start : start + BATCH], plain))
             if not running:
                 return
             yield running.popleft().result()
