@@ -42,7 +42,7 @@ def tool(name: str, *args: str) -> list[str]:
 # Whatever has a stage of its own.
 IGNORED = [f"--ignore={path}" for path in (KILLS, *PURE_TESTS, *AGENTLESS_TESTS)]
 
-# Lines of stages that are run side by side: what is pure or doesn't wait takes what the kills leave of the processor.
+# Lines of stages that are run side by side: what is pure or doesn't wait takes what the others leave of the processor.
 STATIC = [
     Stage("ruff check", tool("ruff", "check", "--quiet", "--output-format", "concise")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
@@ -97,7 +97,9 @@ def run_line(stages: list[Stage], failed: Event) -> None:
 
 def main() -> None:
     failed = Event()
-    lines = [Thread(target=run_line, args=(stages, failed)) for stages in ([*STATIC, *PURE, *UNTIMED, LIVES], KILLING)]
+    lines = [
+        Thread(target=run_line, args=(stages, failed)) for stages in ([*STATIC, *PURE, LIVES], [*KILLING, *UNTIMED])
+    ]
     for line in lines:
         line.start()
     for line in lines:

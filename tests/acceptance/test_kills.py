@@ -19,8 +19,8 @@ import pytest
 from .machine import Machine, Started, machine_in
 
 SEEDS = range(2)
-LANES = 7  # machines side by side in one test: most of the time each of them waits
-KILLS_EACH = 15
+LANES = 5  # machines side by side in one test: most of the time each of them waits
+KILLS_EACH = 20
 MOST_IN_A_JOB = 3  # the pause before a retry doubles each time
 HOURLY = 3600  # dollars an hour: a dollar a second, so that seconds of the world are money
 VICTIMS = (
