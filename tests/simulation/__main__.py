@@ -84,7 +84,7 @@ def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: frozense
 
 
 def _many(world: str, seeds: range, processes: int, until: float = float("inf"), plain: bool = False) -> int:
-    found = Summary.empty()
+    found = Summary.empty(plain)
     for batch in live_many(world, seeds, processes, until, plain):
         for seed, violation in batch.broken:
             # The first ones in full, at once: a long run may be watched, or end early.

@@ -33,7 +33,7 @@ from .host import Host
 from .life import FAULTS, Simulation
 from .node import MemoryStore
 from .oracles import Violation
-from .worlds import MIXED, WORLDS, live, sweep
+from .worlds import MIXED, SOMETIMES, SOMETIMES_WIDE, WORLDS, Summary, live, sweep
 
 LIVES = 200
 
@@ -52,6 +52,14 @@ def test_a_controller_dies_at_every_point(world: str, seeds: tuple[int, ...]) ->
     found = sweep(world, seeds, pairs=10)
     assert found.broken == []
     assert found.points > 80
+
+
+def test_plain_lives_are_not_asked_for_what_only_wide_ones_meet() -> None:
+    """A minute of plain lives is hollow for what they lack themselves; every fault of wide lives has its mark."""
+    assert Summary.empty(plain=True).unmet == list(SOMETIMES)
+    assert Summary.empty().unmet == [*SOMETIMES, *SOMETIMES_WIDE]
+    assert wide.FAULTS.keys() <= set(SOMETIMES_WIDE)
+    assert wide.FAULTS.keys().isdisjoint(SOMETIMES)
 
 
 def test_the_same_seed_is_the_same_life() -> None:
