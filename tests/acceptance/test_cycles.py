@@ -10,6 +10,7 @@ import time
 import pytest
 
 from .machine import PATIENCE, Machine, Started
+from .scripts import durable
 
 # A cycle takes a second, more than the check has for a hundred: it runs so many, RUNCTL_TEST_CYCLES=100 all of them.
 CYCLES = int(os.environ.get("RUNCTL_TEST_CYCLES", "8"))
@@ -76,5 +77,4 @@ def _check(machine: Machine) -> None:
             assert line["step"] == step, told[-6:]
         elif line["what"] == "drained":
             step = line["step"]
-    copies = machine.home.glob("checkpoints/*/*/*/data/step-*.json")
-    assert step == max((json.loads(path.read_text())["step"] for path in copies), default=0)
+    assert step == max((json.loads(path.read_text())["step"] for path in durable(machine)), default=0)
