@@ -30,7 +30,7 @@ def status(output: Output = TextOrJson.TEXT) -> int:
     from runctl.cli.jobs import opened_to_read
     from runctl.cli.streams import clean_line, data, data_json
     from runctl.reconciler.background import background_pid
-    from runctl.reconciler.controller import rests
+    from runctl.reconciler.resting import rests
 
     with opened_to_read() as (home, store):
         pid = background_pid(home)

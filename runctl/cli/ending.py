@@ -149,7 +149,7 @@ def _see(
 
 
 def _at_rest(record: Record) -> bool:
-    from runctl.reconciler.controller import rests
+    from runctl.reconciler.resting import rests
 
     return rests(record)
 

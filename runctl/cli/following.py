@@ -12,7 +12,7 @@ from runctl.home import Home
 from runctl.manifest.job import Job
 from runctl.planner.record import Desired, Event, Record, Source
 from runctl.providers.local.logs import read_output, read_setup, setup_end, tail_offset
-from runctl.reconciler.controller import rests
+from runctl.reconciler.resting import rests
 from runctl.store.interface import NotFound, Store
 
 # A flood of output is shown in pieces of this size, so that the rest of the view keeps moving.

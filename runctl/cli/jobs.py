@@ -69,7 +69,7 @@ def settled(store: Store, uid: str) -> tuple[Versioned, bool]:
 
     The requests are read first: one that is answered in between shows in the record.
     """
-    from runctl.reconciler.controller import rests
+    from runctl.reconciler.resting import rests
 
     asked = store.requests(uid)
     found = store.get(uid)

@@ -15,7 +15,7 @@ from runctl.planner.seeing import HEARTBEAT
 from runctl.providers.local import seeing
 from runctl.providers.local.spec import run_id
 from runctl.providers.local.vitals import Progress, Vitals, vitals
-from runctl.reconciler.controller import rests
+from runctl.reconciler.resting import rests
 from runctl.store.interface import ControllerId, Store, Versioned
 
 

@@ -103,7 +103,7 @@ def _watch(name: str | None, output: Listing) -> int:
 
     from runctl.cli.render.document import document
     from runctl.cli.streams import data_json, terminal
-    from runctl.reconciler.controller import rests
+    from runctl.reconciler.resting import rests
 
     shown: object = None
     while True:

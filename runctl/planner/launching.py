@@ -47,6 +47,9 @@ LAUNCH_WINDOW = timedelta(seconds=60)
 
 LOOK_AGAIN_FOREIGN = timedelta(seconds=10)
 
+# Whatever changes in a group wakes those of it who wait; this is for what nobody has thought of.
+LOOK_AGAIN_GROUP = timedelta(seconds=30)
+
 # What a listing says of rented machines is good enough to rent another one for so long: a few sweeps.
 LISTING_HOLDS = timedelta(seconds=60)
 
@@ -152,7 +155,7 @@ def _limits_clear(record: Record, step: Pass) -> Clearance | None:
         case Room.ENOUGH:
             return None
         case Room.LATER:
-            return Waits(Gate.BUDGET, holder_of_the_rest(record, step.observed.group), step.now + LOOK_AGAIN)
+            return Waits(Gate.BUDGET, holder_of_the_rest(record, step.observed.group), step.now + LOOK_AGAIN_GROUP)
         case Room.NONE:
             committed = step.observed.group.committed
             money = format_money(max(0, allowance(record, committed, step.now) or 0))
@@ -167,11 +170,11 @@ def _group_clear(record: Record, step: Pass) -> Clearance | None:
     group, job = step.observed.group, record.job
     most = job.group.max_parallel
     if most is not None and len(group.live) >= most:
-        return Waits(Gate.GROUP, f"{most} of the group run already (group.max_parallel)", step.now + LOOK_AGAIN)
+        return Waits(Gate.GROUP, f"{most} of the group run already (group.max_parallel)", step.now + LOOK_AGAIN_GROUP)
     if job.instance.busy is not Busy.SHARE and not record.rented:
         before = (*group.live, *group.ahead)
         if before:
-            return Waits(Gate.GROUP, f"`{before[0]}` of the group has the machine first", step.now + LOOK_AGAIN)
+            return Waits(Gate.GROUP, f"`{before[0]}` of the group has the machine first", step.now + LOOK_AGAIN_GROUP)
     return None
 
 

@@ -28,7 +28,7 @@ OFF_MARGIN = timedelta(seconds=60)
 LOOK_AGAIN = timedelta(seconds=1)
 
 # What is rented is looked at this often, whether a sweep brings news or not.
-LOOK_AGAIN_RENTED = timedelta(seconds=15)
+LOOK_AGAIN_RENTED = timedelta(seconds=30)
 
 # What a duration limit doesn't count, but a bill does: coming up, and what a clock may differ.
 UNCOUNTED = timedelta(minutes=20)

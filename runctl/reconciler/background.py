@@ -21,7 +21,8 @@ from runctl.agent.processes import identity as process_identity
 from runctl.home import Home
 from runctl.manifest.job import Platform
 from runctl.providers.local.provider import LocalMachine
-from runctl.reconciler.controller import GLANCE, GLANCE_IN_BACKGROUND, Controller, rests
+from runctl.reconciler.controller import GLANCE, GLANCE_IN_BACKGROUND, Controller
+from runctl.reconciler.resting import rests
 from runctl.store.interface import ControllerId, NotFound, Store, StoreError, StoreUnavailable
 from runctl.store.sqlite import SqliteStore
 

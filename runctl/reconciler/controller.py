@@ -12,14 +12,16 @@ import msgspec
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
-from runctl.planner.money import committed, reserves_more, spent
+from runctl.planner.money import reserves_more
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
-from runctl.planner.record import Attempt, Desired, Phase, Record
+from runctl.planner.record import Attempt, Desired, Record
 from runctl.planner.requests import Apply, Asked, StopJob
 from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
+from runctl.reconciler.grouping import Groups
 from runctl.reconciler.renting import SWEEP, Renting
+from runctl.reconciler.resting import may_have_agent, rests
 from runctl.reconciler.work_queue import WorkQueue
 from runctl.store.interface import (
     Acquire,
@@ -85,6 +87,7 @@ class Controller:
     ) -> None:
         self._store = store
         self._commit = GroupCommit(store)
+        self._groups = Groups(store)
         self._providers = providers
         self._renting = Renting(clouds or {}, store, trouble)
         self._me = me
@@ -160,6 +163,7 @@ class Controller:
                 if self._only is not None and uid not in self._only:
                     continue
                 self._consider(versioned, uid in pending)
+            self._wake_waiting(self._groups.changed(listed))
             self._token = token
         except StoreUnavailable as error:
             self._trouble(str(error))
@@ -171,6 +175,13 @@ class Controller:
                 yield self._store.get(uid)
             except NotFound:  # removed meanwhile
                 continue
+
+    def _wake_waiting(self, groups: set[str]) -> None:
+        """Plan anew whatever job waits for its turn, for the machine or for money in one of the groups."""
+        for uid, held in self._held.items():
+            record = held.versioned.record
+            if record.group in groups and record.live is None:
+                self._queue.add(uid)
 
     def _consider(self, versioned: Versioned, asked: bool) -> None:
         uid = versioned.record.uid
@@ -246,7 +257,7 @@ class Controller:
             return
         if made.wake_at is not None:
             self._queue.add_at(uid, made.wake_at)
-        if made.record.live is not None:
+        if made.record.live is not None and may_have_agent(made.record):
             self._queue.add_at(uid, now + HEARTBEAT)
             money = made.record.live.orders.limits.money
             if money is not None and now <= money.until < now + HEARTBEAT:  # a look then ends what its agent can't
@@ -313,7 +324,7 @@ class Controller:
         return Observed(
             attempt=sight.attempt if sight else None,
             machine=machine,
-            group=self._group(record, now),
+            group=self._groups.seen_by(record, now),
             requests=requests,
             missing_secrets=tuple(sorted(_secrets(record, requests) - self._environ.keys())),
             launch_failed=failed,
@@ -322,23 +333,6 @@ class Controller:
             offers=await self._renting.offers(record) if rent_from is None else None,
             rent_from=rent_from,
             rent_answer=answer,
-        )
-
-    def _group(self, record: Record, now: datetime) -> GroupSeen:
-        if record.group is None:
-            return GroupSeen()
-        head = self._store.group(record.group)
-        others = [v.record for v in self._store.jobs() if v.record.group == record.group and v.record.uid != record.uid]
-        # One that nobody has planned yet has no conditions; it may turn out to be next in the queue.
-        waiting = [
-            r for r in others if r.live is None and not rests(r) and (r.phase is Phase.QUEUED or not r.conditions)
-        ]
-        return GroupSeen(
-            version=head.version,
-            committed=head.spent + sum(committed(other, now) for other in others),
-            spent=head.spent + sum(spent(other, now) for other in others),
-            live=tuple(other.name for other in others if other.live is not None),
-            ahead=tuple(other.name for other in waiting if other.order < record.order),
         )
 
     async def _persist(self, held: Held, made: Plan, seen: GroupSeen) -> None:
@@ -409,10 +403,3 @@ def _secrets(record: Record, requests: Iterable[Asked]) -> set[str]:
     """The names of those that any spec of the job wants, one included that was applied to it just now."""
     applied = [asked.request.job for asked in requests if isinstance(asked.request, Apply)]
     return {secret.name for job in (*(each.job for each in record.generations), *applied) for secret in job.secrets}
-
-
-def rests(record: Record) -> bool:
-    """Nothing is to be done for the job until somebody asks."""
-    if record.live is not None or record.unreleased or record.desired is Desired.DELETED:
-        return False
-    return record.outcome is not None or record.stopped is not None

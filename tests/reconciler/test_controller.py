@@ -5,6 +5,8 @@ Claims are about the world (who ran, beside whom, how it ended), never about whi
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import anyio
 import pytest
 from planner.kit import T0, job, record, source
@@ -454,6 +456,30 @@ async def test_members_of_a_group_take_turns(world: World) -> None:
     assert ran == uids
     assert world.machine.most_at_once == 1
     assert all(outcome(world, uid) == (OutcomeType.SUCCEEDED, 0) for uid in uids)
+
+
+@pytest.mark.parametrize("controllers", [1, 2])
+@pytest.mark.parametrize("waits_for", ["group: {max_parallel: 1}", "group: {cap: 0.9 USD}"])
+async def test_a_turn_comes_by_itself(world: World, waits_for: str, controllers: int) -> None:
+    """Whoever waits for the others of its group is planned when something of theirs changes, and at no other time."""
+    text = f"instance: {{hourly_rate: 1 USD, busy: share}}\ncost: {{cap: 0.9 USD}}\n{waits_for}"
+    first, second = create(world, *(job(text, name=name) for name in "ab"), group="g")
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(world.controller(only=None if controllers == 1 else [first]))
+        await until(lambda: training(world, first))
+        if controllers == 2:
+            running = await stack.enter_async_context(world.controller(only=[second]))
+        await until(lambda: world.record(second).phase is Phase.QUEUED)
+        await anyio.wait_all_tasks_blocked()
+        looks = world.machine.looks
+        world.clock.move(seconds=14)
+        await anyio.sleep(0.1)
+        assert world.machine.looks == looks
+        world.machine.end(first)
+        await until(lambda: training(world, second))
+        world.machine.end(second)
+        await until(lambda: running.ended)
+    assert world.machine.most_at_once == 1
 
 
 def who(world: World) -> str:

@@ -28,7 +28,8 @@ from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
 from runctl.planner.seeing import LATE_EFFECT
 from runctl.planner.verdict import FIRST_RETRY, MOST_UNSTARTED
 from runctl.reconciler import controller
-from runctl.reconciler.controller import DEFECT, rests
+from runctl.reconciler.controller import DEFECT
+from runctl.reconciler.resting import rests
 from runctl.store.interface import Ask, ControllerId, Create, StoreError
 
 from . import oracles, wide
