@@ -149,7 +149,7 @@ class Controller:
             if due is not None:
                 pause = min(pause, max(0.0, (due - now).total_seconds()))
             with anyio.move_on_after(pause):
-                await self._queue.changed()
+                await self._queue.changed(now + timedelta(seconds=pause))
 
     def _glance_at_store(self) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from datetime import datetime
+from datetime import UTC, datetime
 from heapq import heappop, heappush
 
 import anyio
@@ -21,6 +21,7 @@ class WorkQueue:
         self._instants: list[tuple[datetime, str]] = []
         self._workers: deque[anyio.Event] = deque()
         self._watcher: anyio.Event | None = None
+        self._looks_at = datetime.max.replace(tzinfo=UTC)
 
     def add(self, key: str) -> None:
         """Process `key` soon; its delay, if it has one, is over."""
@@ -37,7 +38,7 @@ class WorkQueue:
         if known is None or at < known:
             self._delayed[key] = at
             heappush(self._instants, (at, key))
-            if self.next_due() == at:
+            if at < self._looks_at:
                 self._notify()
 
     def due(self, now: datetime) -> None:
@@ -82,7 +83,7 @@ class WorkQueue:
         if key in self._again:
             self._again.discard(key)
             self.add(key)
-        if self.idle:
+        if self.idle and self.next_due() is None:
             self._notify()
 
     def forget(self, key: str) -> None:
@@ -94,9 +95,10 @@ class WorkQueue:
         """Nothing is ready or in anybody's hands; instants may still lie ahead."""
         return not self._ready and not self._processing
 
-    async def changed(self) -> None:
-        """Wait until an instant lies nearer than all others, or nothing is left to do. For one at a time."""
-        self._watcher = anyio.Event()
+    async def changed(self, looks_at: datetime) -> None:
+        """Wait until an instant lies before `looks_at`, when its caller looks again by itself, or until nothing is
+        left to do and no instant lies ahead. For one at a time."""
+        self._watcher, self._looks_at = anyio.Event(), looks_at
         await self._watcher.wait()
 
     def _notify(self) -> None:

@@ -96,9 +96,30 @@ async def test_waiters_wake(move: str) -> None:
     }
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(queue.changed)
+            tasks.start_soon(queue.changed, T0 + timedelta(seconds=1))
             await anyio.wait_all_tasks_blocked()
             moves[move]()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("move", ["add_at", "finish"])
+async def test_waiters_sleep_on(move: str) -> None:
+    """An instant that comes after the next look, or an end that others are to follow, is no reason to wake."""
+    queue = WorkQueue()
+    queue.add("a")
+    queue.take()
+    queue.add_at("b", T0 + timedelta(seconds=2))
+    with anyio.move_on_after(5) as patience:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.changed, T0 + timedelta(seconds=1))
+            await anyio.wait_all_tasks_blocked()
+            if move == "finish":
+                queue.finish("a")
+            else:
+                queue.add_at("a", T0 + timedelta(seconds=1))
+            await anyio.wait_all_tasks_blocked()
+            patience.cancel()
+    assert patience.cancelled_caught
 
 
 @given(
