@@ -15,9 +15,10 @@ from runctl.planner.rental import GOING, Ending, MachineState, Rental
 from runctl.planner.renting import OFF_MARGIN
 from runctl.planner.seeing import LATE_EFFECT
 
-# An end that was asked for is asked for again after this, then after twice as long, up to the longest pause.
+# An end that was asked for is asked for again after this, then after twice as long, up to the longest pause: what is
+# refused costs a call, what is billed costs money.
 FIRST_PAUSE = timedelta(seconds=10)
-LONGEST_PAUSE = timedelta(minutes=5)
+LONGEST_PAUSE = timedelta(minutes=1)
 
 # The controller's own layer of the cap: it ends a machine that neither its agent nor its timer has ended by then.
 BEFORE_CEILING = timedelta(seconds=30)

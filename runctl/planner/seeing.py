@@ -190,6 +190,8 @@ def _close(
     ended_at = ended_at or step.now
     over = msgspec.structs.replace(now, end=end, ended_at=ended_at, reserved=0, draining=None)
     until = billed_until or ended_at
+    if now.started_at is not None:  # a wall clock that was set back meanwhile makes nothing cheaper
+        until = max(until, now.started_at + timedelta(seconds=now.active))
     # A rented machine has a line of its own name, which its release closes.
     machine = step.record.generation_of(live).job.instance.platform.value
     ledger = closed(step.record.ledger, machine, until)

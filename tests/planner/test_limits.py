@@ -57,6 +57,17 @@ def test_money_for_ever_is_a_century() -> None:
     life.see(life.live())
 
 
+def test_a_clock_that_was_set_back_makes_nothing_cheaper() -> None:
+    """What an attempt says that it has had the machine is billed, whatever its wall clock showed at the end."""
+    life = Life(job("instance: {hourly_rate: 3.6 USD}\ncost: {cap: 1 USD}"))
+    life.run(seconds=100)
+    life.see(life.ended(code=1, active=103.5))
+    (line,) = life.job.ledger
+    assert line.ended_at is not None
+    assert (line.ended_at - line.started_at).total_seconds() == 103.5
+    assert spent(life.job, life.now) == 103_500
+
+
 def test_time_before_the_start_costs_nothing() -> None:
     """A clock that was set back makes no negative spending."""
     line = Interval(

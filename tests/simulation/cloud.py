@@ -167,6 +167,9 @@ class Instance(Host):
             for uid in self.life.uids
             if (record := self.life.record(uid)) is not None and (live := record.live) is not None and live.started_at
         }
+        # Of the layers that hold the cap, one fails at a time.
+        if not self.timer_works:
+            return
         if self.up and not self.life.weather.calm and self.runs and started.issuperset(self.runs):
             self.cloud.count("wiped by hand")
             for run in self.runs.values():

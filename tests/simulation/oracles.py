@@ -89,11 +89,14 @@ def jobs_are_what_the_world_says(life: Life) -> None:
 
 
 def within_the_groups_cap(life: Life, costs: dict[str, float]) -> None:
-    """What all members have cost, in micro-dollars by uid, is within the cap that they share."""
+    """What all members have cost, in micro-dollars by uid, is within the highest cap that they have shared."""
     records = [record for uid in life.uids if (record := life.record(uid)) is not None]
-    caps = [record.job.group.cap for record in records]
-    if life.together is not None and caps and caps[0] is not None and sum(costs.values()) > caps[0].micros:
-        raise Violation(life, f"the group has cost {sum(costs.values()):.0f} micro-dollars, its cap is {caps[0]}")
+    caps = [generation.job.group.cap for record in records for generation in record.generations]
+    if life.together is None or not caps or None in caps:
+        return
+    cap = max(each.micros for each in caps if each is not None)
+    if sum(costs.values()) > cap:
+        raise Violation(life, f"the group has cost {sum(costs.values()):.0f} micro-dollars, its cap is {cap}")
 
 
 def _local_cost(life: Life, uid: str) -> float:
