@@ -1,6 +1,7 @@
 """`python -m tests.simulation --seeds N`: live many lives, or one again, and tell what was met.
 
 --seeds N [--first S] [--processes P]   N lives from seed S on
+    --save FILE                         the same, noted in FILE, and gone on with from there the next time
 --seconds T [--first S]                 as many lives as fit into T seconds, from S or a seed that nobody has lived
 --seed S [--crash-at K,L]               one life, with its log
 --sweep S [--seeds N] [--pairs P]       the lives of N seeds from S on (one), once more for each of their crash points,
@@ -24,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from simulation.life import FAULTS, Life, Simulation
 from simulation.oracles import Violation
 from simulation.reach import reach
-from simulation.worlds import FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many, sweep
+from simulation.saved import CannotGoOn, begin, save
+from simulation.worlds import BATCH, FIELDS, MIXED, WORLDS, Summary, histogram, kind_of, live_many, sweep
 
 # Far more than can be lived in any number of seconds that somebody waits for.
 MOST_LIVES = 100_000_000
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--first", type=int)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--save", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--crash-at", type=lambda text: frozenset(map(int, text.split(","))), default=frozenset())
@@ -68,7 +71,11 @@ def main() -> int:
     first = asked.first or 0
     if asked.reach:
         return _reach(asked.world, range(first, first + (asked.seeds or 300)))
-    return _many(asked.world, range(first, first + (asked.seeds or 1000)), asked.processes, plain=asked.plain)
+    seeds = range(first, first + (asked.seeds or 1000))
+    try:
+        return _many(asked.world, seeds, asked.processes, plain=asked.plain, path=asked.save)
+    except CannotGoOn as error:
+        parser.error(str(error))
 
 
 def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: frozenset[int]) -> int:
@@ -83,13 +90,24 @@ def _one(simulation: Simulation, kind: type[Life], seed: int, crash_at: frozense
     return 0
 
 
-def _many(world: str, seeds: range, processes: int, until: float = float("inf"), plain: bool = False) -> int:
-    found = Summary.empty(plain)
-    for batch in live_many(world, seeds, processes, until, plain):
+def _many(
+    world: str,
+    seeds: range,
+    processes: int,
+    until: float = float("inf"),
+    plain: bool = False,
+    path: Path | None = None,
+) -> int:
+    run = None if path is None else begin(path, world, seeds.start, plain)
+    found = Summary.empty(plain) if run is None else run.summary
+    left = seeds if run is None else range(run.next, seeds.stop)
+    for batch in live_many(world, left, processes, until, plain):
         for seed, violation in batch.broken:
             # The first ones in full, at once: a long run may be watched, or end early.
             print(violation if len(found.broken) < 3 else f"{violation.splitlines()[0]} (seed {seed})", flush=True)
         found.add(batch)
+        if run is not None and path is not None:
+            run = save(path, run, found, min(run.next + BATCH, seeds.stop))
     speed = f"{found.lives / found.took:.0f} lives, {found.jobs / found.took:.0f} jobs a second of a core"
     print(f"{world}, seeds from {seeds.start} on{', plain' if plain else ''}: {found.lives} lives of {found.jobs} jobs")
     print(f"{len(found.broken)} broke a promise; {speed}")
