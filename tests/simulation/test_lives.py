@@ -18,6 +18,7 @@ import pytest
 
 from runctl.planner import launching, machines, ordering, releasing, renting, seeing
 from runctl.planner import plan as planning
+from runctl.planner.actions import Launch, Plan, Rent
 from runctl.planner.money import affordable
 from runctl.planner.observed import GroupSeen, InstanceSeen
 from runctl.planner.passing import Pass
@@ -26,6 +27,7 @@ from runctl.planner.rental import Ending, Offer, Release, Rental
 from runctl.planner.renting import request
 from runctl.providers.aws.cloud import Ec2
 from runctl.reconciler.controller import Controller, Held
+from runctl.reconciler.grouping import Groups
 from runctl.reconciler.renting import Renting
 
 from . import life, wide
@@ -187,12 +189,24 @@ def _what_moved_away_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _what_is_spent_comes_back(patch: pytest.MonkeyPatch) -> None:
-    group = Controller._group
+    seen_by = Groups.seen_by
 
-    def hopeful(self: Controller, record: Record, now: datetime) -> GroupSeen:
-        return msgspec.structs.replace(group(self, record, now), spent=0)
+    def hopeful(self: Groups, record: Record, now: datetime) -> GroupSeen:
+        return msgspec.structs.replace(seen_by(self, record, now), spent=0)
 
-    patch.setattr(Controller, "_group", hopeful)
+    patch.setattr(Groups, "seen_by", hopeful)
+
+
+def _effects_come_before_intents(patch: pytest.MonkeyPatch) -> None:
+    persist = Controller._persist
+
+    async def late(self: Controller, held: Held, made: Plan, seen: GroupSeen) -> None:
+        for action in made.actions:
+            if isinstance(action, Launch | Rent):
+                await self._execute(held, action)
+        await persist(self, held, made, seen)
+
+    patch.setattr(Controller, "_persist", late)
 
 
 Ablation = Callable[[pytest.MonkeyPatch], None]
@@ -211,9 +225,10 @@ ABLATIONS: dict[str, tuple[Ablation, str, range]] = {
     "launch_before": (_requests_are_sent_at_any_time, "rented", range(50)),
     "late requests": (_late_requests_are_not_waited_for, "rented", range(100, 200)),
     "release": (_machines_are_not_released, "rented", range(50)),
-    "compare-and-set": (_whoever_writes_last_is_right, "rented", range(1135, 1145)),
-    "lease": (_leases_are_not_asked_for, "rented", range(10, 20)),
+    "compare-and-set": (_whoever_writes_last_is_right, "rented", range(240, 245)),
+    "lease": (_leases_are_not_asked_for, "rented", range(590, 600)),
     "host lock": (_two_at_once_on_a_machine, "local", range(10)),
+    "launch intent": (_effects_come_before_intents, "rented", range(155, 160)),
     "strays": (_strays_are_not_cared_for, "rented", range(10, 20)),
     "machines of a job that moved": (_what_moved_away_is_forgotten, "rented", range(130, 135)),
     "what is spent in a group": (_what_is_spent_comes_back, "rented", range(190, 195)),
