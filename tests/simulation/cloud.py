@@ -311,7 +311,9 @@ class SimulatedCloud:
             self.count("token known")
         else:
             offer = (parameters["InstanceType"], zone, "InstanceMarketOptions" in parameters)
-            if self.no_capacity_ever or self.life.meets("no capacity"):
+            # A job that has trained waits for capacity as long as it takes: in calm there is some for it.
+            ever = self.no_capacity_ever and not (self.life.weather.calm and self.life.counts["trainings"])
+            if ever or self.life.meets("no capacity"):
                 raise ApiError("InsufficientInstanceCapacity", f"no {offer[0]} in {zone} now", 500)
             if self.life.meets("no quota"):
                 raise ApiError("VcpuLimitExceeded", "you have requested more vCPU capacity than your limit", 400)
