@@ -56,6 +56,9 @@ LISTING_HOLDS = timedelta(seconds=60)
 # A job that was asked to stop is asked again after this: the first request may have died with its sender.
 ASK_AGAIN = timedelta(seconds=30)
 
+# So many requests that were refused stay in the books.
+MOST_REFUSED = 20
+
 # No pause before an attempt is longer; a later instant was written by a clock that has been set back since.
 LONGEST_PAUSE = LONGEST_RETRY * (1 + JITTER) + timedelta(seconds=10)
 
@@ -276,12 +279,19 @@ def _rent(step: Pass, live: Attempt, rental: Rental) -> Pass:
 def _ask_for(step: Pass, attempt: int, choice: int, offer: Offer) -> Pass:
     rental = request(step.record, attempt, choice, offer, step.observed.group, step.now)
     held = f", {format_money(rental.reserved)} reserved" if rental.reserved else ""
-    step = step.to(rentals=(*step.record.rentals, rental))
+    step = step.to(rentals=(*_without_old_refusals(step.record.rentals), rental))
     return (
         step.say("Normal", "Renting", f"{offer.name} at {format_money(offer.hourly)} an hour{held}")
         .do(Rent(rental=rental))
         .wake(step.now + LOOK_AGAIN_RENTED)
     )
+
+
+def _without_old_refusals(rentals: tuple[Rental, ...]) -> tuple[Rental, ...]:
+    """A job may wait for capacity for days, refused each minute: what had no effect isn't remembered for ever."""
+    refused = [each.token for each in rentals if each.released is Release.REFUSED]
+    old = set(refused[:-MOST_REFUSED])
+    return tuple(each for each in rentals if each.token not in old) if old else rentals
 
 
 def _intend(step: Pass, offer: Offer | None) -> Pass:

@@ -17,6 +17,7 @@ from runctl.planner.money import cost_of, interval_cost, rate_for, reserves_more
 from runctl.planner.observed import Observed
 from runctl.planner.plan import plan as replan
 from runctl.planner.record import Attempt, ConditionType, Desired, Phase, Record
+from runctl.planner.rental import Release
 from runctl.planner.requests import Apply
 
 # More than any job needs at a time: what is remembered for people must not grow with the job's age.
@@ -101,7 +102,10 @@ def _launches(case: _Case) -> Iterator[Finding]:
 
 def _rentals(case: _Case) -> Iterator[Finding]:
     """A machine is asked for once, within what the cap leaves, and is in the books until it is seen to be gone."""
-    old, new = case.before.rentals, case.after.rentals
+    new = case.after.rentals
+    there = {each.token for each in new}
+    # One that was refused may be dropped.
+    old = [each for each in case.before.rentals if each.token in there or each.released is not Release.REFUSED]
     if len(new) < len(old):
         yield "a rental is forgotten"
     for was, rental in zip(old, new, strict=False):

@@ -10,6 +10,7 @@ import pytest
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import EndMachine, Launch, Rent
+from runctl.planner.launching import MOST_REFUSED
 from runctl.planner.machines import ABSENCES, LATE_RENTAL, LISTING_LAG, MISSING_FOR, SHUNNED, VANISHING
 from runctl.planner.money import cost_of, reserves_more, spent
 from runctl.planner.observed import Absent, InstanceSeen, Listing
@@ -246,6 +247,19 @@ def test_markets() -> None:
             life.refused()
             seen = [each.offer for each in life.job.rentals]
         assert [each.zone for each in seen] == zones
+
+
+def test_refusals_are_forgotten_in_the_end() -> None:
+    """However often nothing is to be had, the books don't grow: the newest refusals are kept, and all machines."""
+    zones = [f"zone-{number}" for number in range(2 * MOST_REFUSED)]
+    life = RentedLife("cost: {cap: 2 USD}", *map(offer, zones))
+    life.see()
+    asked = [life.rental.offer.zone]
+    while life.job.live is not None:
+        life.refused()
+        asked += [life.rental.offer.zone] if life.job.live is not None else []
+        assert len(life.job.rentals) <= MOST_REFUSED + 1
+    assert asked == zones
 
 
 def test_what_is_too_dear() -> None:
