@@ -160,6 +160,7 @@ class Life:
 
         self.store = MemoryStore(self)
         self.uids: list[str] = []
+        self.a_controller_each = self.meets("a controller each")
         # In some lives all jobs are of one group, and of one kind.
         together = self.dice.between("together", 0, 1) < 0.3
         self.together = self.dice.pick("group", self.grouped) if together else None
@@ -477,8 +478,8 @@ class Life:
 
     # Controllers: one is there most of the time; a second now and then; some are suspended, some never come back.
 
-    def _start_node(self) -> Node:
-        node = Node(self, len(self.nodes))
+    def _start_node(self, only: str | None = None) -> Node:
+        node = Node(self, len(self.nodes), only)
         self.nodes.append(node)
         node.start()
         return node
@@ -496,6 +497,14 @@ class Life:
             self.later(1.0, self._start_second)
         else:
             self._start_node()
+
+    def _attended(self) -> list[str | None]:
+        """For which jobs somebody sees to it that a controller is there; None: one for all."""
+        if not self.a_controller_each or self.weather.calm:
+            return [None]
+        asked = self.store.pending()
+        records = {uid: self.record(uid) for uid in self.uids}
+        return [uid for uid, each in records.items() if each is not None and (uid in asked or not rests(each))]
 
     def suspend(self, node: Node) -> None:
         """It runs nothing for a while, counts as dead to others meanwhile, and then goes on as if nothing had been."""
@@ -523,9 +532,10 @@ class Life:
         if self.host.sleeps_for() > 0:
             self.later(self.host.sleeps_for() + 0.1, lambda: self._keep_one_alive(every))
             return
-        at_work = any(not each.dead and not each.suspended and not each.task.done() for each in self.nodes)
-        if not at_work and not self._rested():
-            self._start_node()
+        at_work = {each.only for each in self.nodes if not each.dead and not each.suspended and not each.task.done()}
+        for only in self._attended():
+            if only not in at_work and not self._rested():
+                self._start_node(only)
         for each in self.nodes:
             if not each.dead and each.task.done() and not each.task.cancelled() and each.task.exception():
                 raise Violation(self, f"controller {each.number} failed: {each.task.exception()!r}")

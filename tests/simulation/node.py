@@ -82,12 +82,14 @@ class MemoryStore(SqliteStore):
 class Node(Scheduled):
     """One incarnation of a controller. Once dead it is never run again; the next one is another node."""
 
-    __slots__ = ("clock_offset", "drift", "life", "me", "number", "task", "writes")
+    __slots__ = ("clock_offset", "drift", "life", "me", "number", "only", "task", "writes")
 
-    def __init__(self, life: Life, number: int) -> None:
+    def __init__(self, life: Life, number: int, only: str | None = None) -> None:
+        """`only`: the one job that it cares for; None: whatever it finds."""
         super().__init__()
         self.life = life
         self.number = number
+        self.only = only
         self.clock_offset = life.dice.between("skew", -MOST_SKEW / 2, MOST_SKEW / 2)
         self.drift = life.dice.between("drift", -1e-4, 1e-4)
         self.me = ControllerId(pid=1000 + number, start=str(number), boot_id="boot", what="simulated controller")
@@ -102,12 +104,12 @@ class Node(Scheduled):
         providers, clouds = self.life.ports(self)
         controller = Controller(
             StorePort(self.life, self), providers, self.me, self.life.environ(), self.clock, glance=self.life.glance,
-            trouble=self.life.note_trouble, clouds=clouds,
+            trouble=self.life.note_trouble, clouds=clouds, only=None if self.only is None else [self.only],
         )  # fmt: skip
         context = contextvars.copy_context()
         context.run(NODE.set, self)
         self.task = context.run(self.life.loop.create_task, controller.run(linger=timedelta(seconds=2)))
-        self.life.say("controller", self.number, "starts")
+        self.life.say("controller", self.number, "starts", *([] if self.only is None else ["for", self.only]))
 
     def die(self) -> None:
         if not self.dead:

@@ -29,6 +29,7 @@ FAULTS = {
     "no capacity ever": 0.5,
     "forgotten early": 1.0,
     "copied for another": 1.0,
+    "a controller each": 0.5,
 }
 
 
