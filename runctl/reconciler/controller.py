@@ -160,7 +160,7 @@ class Controller:
             listed = self._store.jobs()
             for versioned in (*listed, *self._earlier(pending - {each.record.uid for each in listed})):
                 uid = versioned.record.uid
-                if self._only is not None and uid not in self._only:
+                if self._only is not None and uid not in self._only and uid not in self._held:
                     continue
                 self._consider(versioned, uid in pending)
             self._wake_waiting(self._groups.changed(listed))
@@ -211,10 +211,12 @@ class Controller:
         while True:
             held = {uid: each.versioned.record for uid, each in self._held.items()}
             if any(platform in record.platforms for record in held.values()):
-                for uid in sorted(await self._renting.sweep(platform, held)):
-                    if self._only is None or uid in self._only:
-                        self._astray |= {uid} - held.keys()
-                        self._queue.add(uid)
+                swept = await self._renting.sweep(platform, held)
+                # What a job that rests has left, or somebody has made of it, is anybody's to end.
+                news = {uid for uid in swept.news if self._only is None or uid in self._only} | swept.astray
+                for uid in sorted(news):
+                    self._astray |= {uid} - held.keys()
+                    self._queue.add(uid)
             await anyio.sleep(SWEEP.total_seconds())
 
     async def _work(self) -> None:

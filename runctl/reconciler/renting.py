@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import anyio
 
@@ -14,6 +15,7 @@ from runctl.planner.record import Record
 from runctl.planner.rental import GOING, MachineState, Offer
 from runctl.providers.interface import Cloud, ProviderError, RentRefused
 from runctl.reconciler.pacing import Turns
+from runctl.reconciler.resting import rests
 from runctl.store.interface import NotFound, Store, StoreUnavailable
 
 # A look that comes a moment before its turn would be in vain.
@@ -21,6 +23,14 @@ NOT_BEFORE = timedelta(milliseconds=10)
 
 # Rented machines are listed this often: one request for all jobs.
 SWEEP = timedelta(seconds=15)
+
+
+class Swept(NamedTuple):
+    """Of which jobs a sweep has news: `astray` rest, and nobody may care for them, and have machines that aren't in
+    their books."""
+
+    news: set[str]
+    astray: set[str]
 
 
 class Renting:
@@ -95,31 +105,33 @@ class Renting:
         except ProviderError as error:
             self._trouble(f"{instance} of `{record.name}` couldn't be ended: {error}")
 
-    async def sweep(self, platform: Platform, held: Mapping[str, Record]) -> set[str]:
-        """List the machines of all jobs; the uids of those that it is of interest to. `held` are the jobs in this
-        controller's care. What belongs to no job that anybody knows is ended.
+    async def sweep(self, platform: Platform, held: Mapping[str, Record]) -> Swept:
+        """List the machines of all jobs. `held` are the jobs in this controller's care. What belongs to no job that
+        anybody knows is ended.
         """
         cloud = self._clouds[platform]
         try:
             listed = await cloud.sweep()
-            wake = {uid for uid, record in held.items() if self._is_news(record, cloud.listing(uid))}
+            news = {uid for uid, record in held.items() if self._is_news(record, cloud.listing(uid))}
+            swept = Swept(news, set())
             orphans: list[str] = []
             for uid in sorted({each.uid for each in listed} - held.keys()):
                 alive = [each.seen.id for each in listed if each.uid == uid and each.seen.state not in GOING]
                 # Read after the sweep: an intent is in the store before its request is sent.
                 try:
-                    known = {each.instance for each in self._store.get(uid).record.unreleased}
+                    record = self._store.get(uid).record
                 except NotFound:
                     orphans += alive
-                else:
-                    wake |= {uid} if not known.issuperset(alive) else set()
+                    continue
+                if not {each.instance for each in record.unreleased}.issuperset(alive):
+                    (swept.astray if rests(record) else swept.news).add(uid)
             if orphans:
                 self._trouble(f"ending {', '.join(orphans)}: tagged as this owner's, and of no job that is known")
                 await cloud.end(orphans)
         except (StoreUnavailable, ProviderError) as error:
             self._trouble(f"the machines of {platform.value} couldn't be swept: {error}")
-            return set()
-        return wake
+            return Swept(set(), set())
+        return swept
 
     def _is_news(self, record: Record, listing: Listing | None) -> bool:
         """Something has changed since the last sweep, a machine is on its way here or away, or one is wanted."""

@@ -15,7 +15,7 @@ from runctl.planner.record import Record
 from runctl.planner.rental import Offer
 from runctl.providers.aws.api import ApiError, NoAnswer
 from runctl.providers.aws.cloud import Ec2
-from runctl.reconciler.renting import Renting
+from runctl.reconciler.renting import Renting, Swept
 from runctl.store.interface import Create, done
 
 from .world import World
@@ -55,7 +55,7 @@ class Desk:
     async def _offers(self, _job: Job) -> tuple[Offer, ...]:
         raise AssertionError("nobody asks for offers here")
 
-    def sweep(self, *held: Record) -> set[str]:
+    def sweep(self, *held: Record) -> Swept:
         return anyio.run(self.renting.sweep, Platform.AWS, {record.uid: record for record in held})
 
 
@@ -70,10 +70,10 @@ def test_news_wake_the_jobs_they_are_of(world: World) -> None:
     """The first listing, and each that differs; a machine that runs and goes on running is no news."""
     desk, record = Desk(world), up()
     desk.region.holds("i-1", "u1")
-    assert desk.sweep(record) == {"u1"}
-    assert desk.sweep(record) == set()
+    assert desk.sweep(record).news == {"u1"}
+    assert desk.sweep(record).news == set()
     desk.region.instances[0]["State"]["Name"] = "terminated"
-    assert desk.sweep(record) == {"u1"}
+    assert desk.sweep(record).news == {"u1"}
 
 
 def test_what_is_on_its_way_is_always_news(world: World) -> None:
@@ -81,7 +81,7 @@ def test_what_is_on_its_way_is_always_news(world: World) -> None:
     life = RentedLife()
     life.see()
     desk = Desk(world)
-    assert desk.sweep(life.job) == desk.sweep(life.job) == {"u1"}
+    assert desk.sweep(life.job).news == desk.sweep(life.job).news == {"u1"}
 
 
 def test_an_orphan_is_ended(world: World) -> None:
@@ -95,16 +95,30 @@ def test_an_orphan_is_ended(world: World) -> None:
 
 
 def test_another_controllers_job_is_left_alone(world: World) -> None:
-    """What the store accounts for is nobody's orphan; what a job that rests doesn't expect wakes that job."""
+    """What the store accounts for is nobody's orphan; what a job doesn't expect wakes that job."""
     other = up("u2")
     done(world.store.apply([Create(msgspec.structs.replace(other, name="b"))])[0])
     desk = Desk(world)
     desk.region.holds("i-1", "u2")
-    assert desk.sweep(up()) == {"u1"}
-    assert desk.sweep(up()) == set()
+    assert desk.sweep(up()).news == {"u1"}
+    assert desk.sweep(up()).news == set()
     desk.region.holds("i-5", "u2")
-    assert desk.sweep(up()) == {"u2"}
+    assert desk.sweep(up()).news == {"u2"}
     assert desk.region.ended == []
+
+
+def test_what_a_resting_job_has_is_anybodys(world: World) -> None:
+    """A machine with the tags of a job of which nothing is to be done: no controller of its own will come for it."""
+    life = RentedLife()
+    life.comes_up()
+    life.see(life.ended(code=0))
+    life.goes()
+    life.see()
+    assert life.job.unreleased == ()
+    done(world.store.apply([Create(msgspec.structs.replace(life.job, uid="u2", name="b"))])[0])
+    desk = Desk(world)
+    desk.region.holds("i-5", "u2")
+    assert desk.sweep(up()) == Swept(news={"u1"}, astray={"u2"})
 
 
 @pytest.mark.parametrize("broken", [NoAnswer("timed out"), ApiError("RequestLimitExceeded", "slower", 503)])
@@ -112,6 +126,6 @@ def test_a_sweep_that_fails_is_told(world: World, broken: Exception) -> None:
     """Nothing follows from it: no job is woken, nothing is ended."""
     desk = Desk(world)
     desk.region.broken = broken
-    assert desk.sweep(up()) == set()
+    assert desk.sweep(up()).news == set()
     assert len(desk.told) == 1
     assert desk.region.ended == []
