@@ -13,6 +13,7 @@ import msgspec
 
 from runctl.agent import policy
 from runctl.agent.clocks import Now
+from runctl.agent.ending import LINGER_SECONDS
 from runctl.agent.guardian import LATE_SECONDS
 from runctl.agent.orders import Limits as AgentLimits
 from runctl.agent.orders import Orders as AgentOrders
@@ -275,6 +276,20 @@ class Run:
             self.life.became_durable(self.key, stored)
         return stored
 
+    def leader_exited(self) -> None:
+        """Something of the training is left, which the agent ends when it has had a moment."""
+        if self.agent:
+            self.life.count("daemonizes")
+            self.seen.phase = "ending"
+            self.later(self.life.dice.between("lingers for", 0.05, LINGER_SECONDS), self._end_leftovers)
+
+    def _end_leftovers(self) -> None:
+        assert self.training is not None
+        if self.agent and self.is_held:
+            self.later(0.5, self._end_leftovers)
+        elif self.agent:
+            self.training.kill()
+
     def ended(self) -> None:
         """The training is gone, by itself or not."""
         if not self.agent:
@@ -380,10 +395,11 @@ class Run:
 
     def out_of_memory(self) -> None:
         """The kernel ends the training, and nobody else."""
-        if self.training is not None and self.training.alive and self.seen.drain is None:
+        training = self.training
+        if training is not None and training.alive and not training.is_leaderless and self.seen.drain is None:
             self.life.count("out of memory")
             self.oom = True
-            self.training.kill()
+            training.kill()
 
     def _lose(self) -> None:
         if self.guardian and self.exit is None:

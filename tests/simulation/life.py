@@ -420,6 +420,7 @@ class Life:
             code=dice.pick("code", (0, 0, 0, 1, 7)),
             hangs_at=hangs_at,
             torn=dice.pick("torn", (0, 0, 2, 3)),
+            daemonizes=self.wide and dice.between("daemonizes", 0, 1) < 0.2,
         )
 
     def _write(self, write: Create | Ask) -> None:

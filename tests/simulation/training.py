@@ -13,7 +13,8 @@ SIGKILL, SIGTERM = 9, 15
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """`steps` in all, one each `pace` seconds, a save of `saving` seconds after each `every` (0: never)."""
+    """`steps` in all, one each `pace` seconds, a save of `saving` seconds after each `every` (0: never). What
+    `daemonizes` leaves something in the background when it exits by itself."""
 
     steps: int
     pace: float
@@ -24,6 +25,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     code: int = 0
     hangs_at: int | None = None
     torn: int = 0
+    daemonizes: bool = False
 
 
 class Save(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class Training:
     def __init__(self, run: Run, kind: Kind, first: int) -> None:
         self.run, self.kind, self.first = run, kind, first
         self.alive = True
+        self.is_leaderless = False
         self.code: int | None = None
         self.signal: int | None = None
         self.began = run.host.active()
@@ -95,21 +98,25 @@ class Training:
             self._exit(self.kind.code)
 
     def _exit(self, code: int | None, signal: int | None = None) -> None:
-        self.alive = False
         for event in self._events:
             event.cancel()
         self.code, self.signal = code, signal
         self.run.life.say("training", *self.run.key, "exits", code, signal, "at step", self.step)
         self.run.life.happened()
-        self.run.ended()
+        if self.kind.daemonizes and signal != SIGKILL:
+            self.is_leaderless = True
+            self.run.leader_exited()
+        else:
+            self.alive = False
+            self.run.ended()
 
     def asked(self) -> None:
-        if self.alive and self.kind.when_asked and not self.hangs:
+        if self.alive and self.kind.when_asked and not self.hangs and not self.is_leaderless:
             step = self.step
             self._later(self.kind.saving, lambda: self._saved(step))
 
     def terminate(self) -> None:
-        if not self.alive or self._leaving or self.kind.on_term == "ignore" or self.hangs:
+        if not self.alive or self._leaving or self.is_leaderless or self.kind.on_term == "ignore" or self.hangs:
             return
         match self.kind.on_term:
             case "die":
@@ -124,5 +131,10 @@ class Training:
                 self._later(self.kind.saving + 0.01, lambda: self._exit(0))
 
     def kill(self) -> None:
-        if self.alive:
+        """Whatever there is of it; its code is its leader's."""
+        if self.alive and self.is_leaderless:
+            self.alive = False
+            self.run.life.happened()
+            self.run.ended()
+        elif self.alive:
             self._exit(None, SIGKILL)
