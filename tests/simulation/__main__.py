@@ -22,7 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from simulation.life import FAULTS, Life, Simulation
+from simulation.life import FAULTS, Life
+from simulation.living import Simulation
 from simulation.oracles import Violation
 from simulation.reach import reach
 from simulation.saved import CannotGoOn, begin, save

@@ -14,9 +14,10 @@ import anyio
 from runctl.providers.aws.api import ApiError, NoAnswer
 from runctl.providers.aws.instances import JOB_TAG, NOT_AFTER_TAG, OWNER_TAG
 
-from .host import EPOCH, Host, Run
+from .host import EPOCH, Host
 from .node import Node
 from .oracles import Violation
+from .run import Run
 
 if TYPE_CHECKING:
     from .rented import RentedLife

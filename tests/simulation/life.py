@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import contextvars
-import gc
-import sys
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from typing import Any
 
-import anyio._backends._asyncio as anyio_asyncio
-import anyio._core._eventloop as anyio_eventloop
-import anyio.to_thread
 from planner.kit import T0, job, source
 
-from runctl.agent import policy
 from runctl.manifest.job import Job, Platform
-from runctl.planner.actions import Plan
 from runctl.planner.launching import LAUNCH_WINDOW
-from runctl.planner.lint import lint
-from runctl.planner.observed import Observed
-from runctl.planner.plan import plan
 from runctl.planner.record import CheckpointRef, Desired, Generation, Record
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, StopJob
 from runctl.planner.seeing import LATE_EFFECT
 from runctl.planner.verdict import FIRST_RETRY, MOST_UNSTARTED
-from runctl.reconciler import controller
 from runctl.reconciler.controller import DEFECT
 from runctl.reconciler.resting import rests
-from runctl.store.interface import Ask, ControllerId, Create, StoreError
+from runctl.store.interface import Ask, Create, StoreError
 
 from . import oracles, wide
+from .controllers import Controllers
 from .dice import Dice, Weather
-from .host import Host, HostPort, Run, ref_of
-from .loop import NODE, HotLoop, Loop, ordered
+from .host import Host, HostPort
+from .loop import Loop
 from .node import Node
 from .oracles import Violation
+from .run import Run, ref_of
 from .strangers import Strangers
 from .training import Kind, Save
 from .users import Users
 
 STORM_SECONDS = 240.0
-# The model of the agent is told of all that happens, so it needs no turn each second, but for its heartbeat.
-LONGEST_TURN = 14.0
-# Another controller's job is tried again less often than in truth: each try is the same.
-LEASE_RETRY = timedelta(seconds=10)
 # After the storm every job comes to its end within this: the longest training from its first step, for each attempt
 # that its retries allow then (one), with the longest pause before it, and what finding out takes.
 LONGEST_TRAINING = 400.0
@@ -153,14 +140,13 @@ class Life:
         # How often anything was planned, and how much happened, in each minute.
         self.planned_in: Counter[int] = Counter()
         self.happened_in: Counter[int] = Counter()
-        self.nodes: list[Node] = []
         self.runs: list[Run] = []
         self.host = Host(self)
+        self.controllers = Controllers(self)
         from .node import MemoryStore
 
         self.store = MemoryStore(self)
         self.uids: list[str] = []
-        self.a_controller_each = self.meets("a controller each")
         # In some lives all jobs are of one group, and of one kind.
         together = self.dice.between("together", 0, 1) < 0.3
         self.together = self.dice.pick("group", self.grouped) if together else None
@@ -168,8 +154,6 @@ class Life:
             self.together = self.dice.pick("which wide group", self.wide_grouped)
         self.strangers, self.users = Strangers(self, self.host), Users(self)
         self.launcher_broken = self.meets("launcher broken")
-        # Until when what is on the disk of the user's machine can't be read.
-        self.unreadable_until = -1.0
         # Attempts whose host a user has vouched for, and jobs whose checkpoints are to go with them.
         self.vouched: set[tuple[str, int]] = set()
         self.checkpoints_too: set[str] = set()
@@ -179,8 +163,6 @@ class Life:
         self.forgotten: set[str] = set()
         self.deleted: set[str] = set()
         self.asked: Counter[str] = Counter()
-        # Until when the disk of the store has no room, and until when its machine has no power.
-        self.full_until = self.dark_until = 0.0
         # What the user has asked for, and will once more.
         self._user_waits = 0
         self._token = -1
@@ -230,10 +212,6 @@ class Life:
         except Violation as broken:
             self.loop.fail(broken)
             raise
-
-    def is_alive(self, holder: ControllerId) -> bool:
-        node = self.nodes[int(holder.start)]
-        return not node.dead and not node.suspended
 
     # What the host asks
 
@@ -340,16 +318,16 @@ class Life:
     def live(self) -> None:
         for number in range(self.dice.whole("jobs", 1, 3)):
             self._create(number)
-        self._start_node()
-        self._plan_controllers()
+        self.controllers.start()
+        self.controllers.plan()
         self._plan_user()
         if self.wide:
             self.users.plan()
             self.strangers.plan()
         if self.world == "local" and self.weather.strikes("machine sleeps"):
-            self.later(self.dice.between("sleeps when", 1.0, 120.0), self._sleep)
+            self.later(self.dice.between("sleeps when", 1.0, 120.0), self.controllers.sleep)
         if self.weather.strikes("store full"):
-            self.later(self.dice.between("store full when", 0.0, self.storm_seconds), self._fill_store)
+            self.later(self.dice.between("store full when", 0.0, self.storm_seconds), self.controllers.fill_store)
         if self.weather.strikes("storage away"):
             self.later(self.dice.between("storage away when", 0.0, self.storm_seconds), self._lose_storage)
         if self.weather.strikes("clock step"):
@@ -357,20 +335,18 @@ class Life:
         self.loop.run_until(self.storm_seconds)
         self.weather.calm = True
         self.say("calm")
-        for node in self.nodes:
-            if node.suspended:
-                self.loop.resume(node)
+        self.controllers.resume()
         self._end_what_hangs()
         if self.wide:
-            self._start_node()  # from a shell that has every secret
+            self.controllers.start()  # from a shell that has every secret
         began = self.loop.time()
         within = self.calm_seconds
         if self.launcher_broken:
             # One job after the other gives up, after so many launches with all that each is waited for.
             within += len(self.uids) * MOST_UNSTARTED * (LAUNCH_WINDOW + LATE_EFFECT + LONGEST_BACKOFF).total_seconds()
-        while self.loop.time() < began + within and not self._rested():
+        while self.loop.time() < began + within and not self.rested():
             self.loop.run_until(self.loop.time() + 5.0)
-        if not self._rested():
+        if not self.rested():
             raise Violation(self, f"jobs don't come to their end within {within:.0f} s of calm")
         self.loop.run_until(self.loop.time() + 10.0)
         before = self.traffic()
@@ -425,7 +401,7 @@ class Life:
 
     def _write(self, write: Create | Ask) -> None:
         """What the user asks for; tried again where the machine or its disk is in no state for it."""
-        if self.is_dark() or self.store_is_full():
+        if self.controllers.is_dark() or self.controllers.is_full():
             self._user_waits += 1
             self.later(USER_RETRY_SECONDS, lambda: self._write_again(write))
             return
@@ -442,30 +418,9 @@ class Life:
         self._user_waits -= 1
         self._write(write)
 
-    # The machine of the controllers
+    # The machine of the user
 
-    def store_is_full(self) -> bool:
-        full = not self.weather.calm and self.loop.time() < self.full_until
-        if full:
-            self.count("store full")
-        return full
-
-    def _fill_store(self) -> None:
-        self.full_until = self.loop.time() + self.dice.between("store full for", 1.0, 120.0)
-        self.say("the disk of the store is full")
-
-    def is_dark(self) -> bool:
-        return not self.weather.calm and self.loop.time() < self.dark_until
-
-    def cut_power(self) -> None:
-        """All controllers are gone at one instant, with what else runs on their machine; for a while none starts."""
-        self.dark_until = self.loop.time() + self.dice.between("dark for", 1.0, 60.0)
-        self.say("the power is off")
-        for node in self.nodes:
-            node.die()
-        self._lose_power()
-
-    def _lose_power(self) -> None:
+    def lose_power(self) -> None:
         self.host.cut()
 
     def environ(self) -> dict[str, str]:
@@ -473,74 +428,6 @@ class Life:
         if self.wide and (self.weather.calm or self.dice.between("has the secret", 0, 1) < 0.5):
             return wide.SECRET
         return {}
-
-    def is_unreadable(self) -> bool:
-        return not self.weather.calm and self.loop.time() < self.unreadable_until
-
-    # Controllers: one is there most of the time; a second now and then; some are suspended, some never come back.
-
-    def _start_node(self, only: str | None = None) -> Node:
-        node = Node(self, len(self.nodes), only)
-        self.nodes.append(node)
-        node.start()
-        return node
-
-    def _plan_controllers(self) -> None:
-        self._keep_one_alive(self.dice.between("restart", 0.5, 30.0))
-        if self.meets("second controller"):
-            self.later(self.dice.between("second when", 1.0, 120.0), self._start_second)
-        if self.weather.strikes("controller suspended"):
-            at = self.dice.between("suspended when", 1.0, 100.0)
-            self.later(at, lambda: self.suspend(self.nodes[-1]))
-
-    def _start_second(self) -> None:
-        if self.is_dark():
-            self.later(1.0, self._start_second)
-        else:
-            self._start_node()
-
-    def _attended(self) -> list[str | None]:
-        """For which jobs somebody sees to it that a controller is there; None: one for all."""
-        if not self.a_controller_each or self.weather.calm:
-            return [None]
-        asked = self.store.pending()
-        records = {uid: self.record(uid) for uid in self.uids}
-        return [uid for uid, each in records.items() if each is not None and (uid in asked or not rests(each))]
-
-    def suspend(self, node: Node) -> None:
-        """It runs nothing for a while, counts as dead to others meanwhile, and then goes on as if nothing had been."""
-        if not node.dead and not node.suspended and not node.task.done():
-            self.count("controller suspended")
-            self.say("controller", node.number, "is suspended")
-            node.suspended = True
-            self.later(self.dice.between("suspended for", 1.0, 150.0), lambda: self.loop.resume(node))
-
-    def _sleep(self) -> None:
-        """The lid is closed: nothing runs, its boot clock does."""
-        now, lasts = self.loop.time(), self.dice.between("sleeps for", 1.0, 400.0)
-        self.count("machine sleeps")
-        self.say("the machine sleeps")
-        self.host.slept.append((now, now + lasts))
-        for node in self.nodes:
-            if not node.dead and not node.suspended:
-                node.suspended = True
-                self.later(lasts, lambda node=node: self.loop.resume(node))  # type: ignore[misc]
-
-    def _keep_one_alive(self, every: float) -> None:
-        if self.is_dark():
-            self.later(1.0, lambda: self._keep_one_alive(every))
-            return
-        if self.host.sleeps_for() > 0:
-            self.later(self.host.sleeps_for() + 0.1, lambda: self._keep_one_alive(every))
-            return
-        at_work = {each.only for each in self.nodes if not each.dead and not each.suspended and not each.task.done()}
-        for only in self._attended():
-            if only not in at_work and not self._rested():
-                self._start_node(only)
-        for each in self.nodes:
-            if not each.dead and each.task.done() and not each.task.cancelled() and each.task.exception():
-                raise Violation(self, f"controller {each.number} failed: {each.task.exception()!r}")
-        self.later(5.0 if self.weather.calm else every, lambda: self._keep_one_alive(every))
 
     # The user
 
@@ -555,7 +442,7 @@ class Life:
             if run.training is not None and run.training.alive and run.training.hangs:
                 self.count("user: cancel")
                 self._write(Ask(run.key[0], CancelJob(at=T0 + timedelta(seconds=self.loop.time()), why="it hangs")))
-        if not self._rested():
+        if not self.rested():
             self.later(20.0, self._end_what_hangs)
 
     def _ask(self) -> None:
@@ -596,7 +483,7 @@ class Life:
         """What the store holds of a job by now; None: nothing."""
         return self.store.latest.get(uid)
 
-    def _rested(self) -> bool:
+    def rested(self) -> bool:
         if self._user_waits:
             return False
         self._refresh()
@@ -616,93 +503,3 @@ class Life:
         lines = "\n".join(f"{at:.6f} {words}" for at, words in self.log)
         counts = repr(sorted(self.counts.items()))
         return blake2b(f"{lines}\n{counts}\n{self.looks} {self.writes}".encode(), digest_size=8).hexdigest()
-
-
-async def _inline(work: Callable[..., Any], *arguments: Any, **_options: Any) -> Any:
-    """In place of a worker thread: others run before and after it, for a while where the disk is slow."""
-    node = NODE.get()
-    assert isinstance(node, Node)
-    if node.life.weather.strikes("suspended in a write"):
-        node.life.suspend(node)
-    await anyio.sleep(node.life.io_seconds())
-    result = work(*arguments)
-    await anyio.sleep(node.life.io_seconds())
-    return result
-
-
-class Linted:
-    """The real planner, and its linter's word on every plan."""
-
-    def __init__(self) -> None:
-        self.life: Life | None = None
-
-    def __call__(self, record: Record, observed: Observed, now: datetime) -> Plan:
-        made = plan(record, observed, now)
-        assert self.life is not None
-        self.life.plans += 1
-        self.life.planned_in[self.life.minute] += 1
-        found = lint(record, observed, made, now)
-        if found:
-            self.life.loop.fail(Violation(self.life, f"the plan of {record.uid} is not sound: {found}"))
-        return made
-
-
-class Simulation:
-    """Within this, lives can be lived: no threads, an order that a seed repeats, turns when something happens."""
-
-    def __enter__(self) -> Simulation:
-        self._ordered = ordered()
-        self._ordered.__enter__()
-        self._longest_wait, policy.LONGEST_WAIT = policy.LONGEST_WAIT, LONGEST_TURN
-        self._lease_retry, controller.LEASE_RETRY = controller.LEASE_RETRY, LEASE_RETRY
-        # What a life leaves behind is collected when it is over. In the midst of the next one, the `finally` of what
-        # was never ended would be taken for the doings of whatever task runs just then.
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        # Every port refuses those `finally` blocks.
-        self._unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
-        # What runs here is asyncio, and nothing has to find out.
-        self._backends = [module for name, module in sys.modules.items() if name.startswith("anyio")]
-        self._backends = [module for module in self._backends if hasattr(module, "get_async_backend")]
-        self._get_backend = anyio_eventloop.get_async_backend
-        for module in self._backends:
-            module.get_async_backend = lambda name=None: anyio_asyncio.backend_class  # type: ignore[attr-defined]
-        self._linted = Linted()
-        self._plan, controller.plan = controller.plan, self._linted
-        self._run_sync, anyio.to_thread.run_sync = anyio.to_thread.run_sync, _inline  # type: ignore[assignment]
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for module in self._backends:
-            module.get_async_backend = self._get_backend  # type: ignore[attr-defined]
-        self._linted.life = None
-        gc.collect()
-        sys.unraisablehook = self._unraisable
-        gc.enable()
-        gc.unfreeze()
-        anyio.to_thread.run_sync = self._run_sync  # type: ignore[method-assign]
-        policy.LONGEST_WAIT = self._longest_wait
-        controller.plan, controller.LEASE_RETRY = self._plan, self._lease_retry
-        self._ordered.__exit__(None, None, None)
-
-    def life(
-        self,
-        seed: int,
-        crash_at: frozenset[int] = frozenset(),
-        silenced: frozenset[str] = frozenset(),
-        kind: type[Life] = Life,
-    ) -> Life:
-        """Live it. Raises Violation."""
-        life = self._linted.life = kind(seed, crash_at, silenced)
-        try:
-            life.live()
-        except HotLoop as hot:
-            raise Violation(life, str(hot)) from None
-        finally:
-            life.loop.close()
-            life.store._db.close()
-            # Tasks that never end are known here for ever: what is known of each refers to it.
-            anyio_asyncio._task_states.clear()
-            gc.collect()
-        return life

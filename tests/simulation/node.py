@@ -45,7 +45,7 @@ class MemoryStore(SqliteStore):
 
     def __init__(self, life: Life) -> None:
         self._path = Path("state.db")
-        self._alive = life.is_alive
+        self._alive = life.controllers.is_alive
         self._lock = threading.RLock()
         self._listed = {}
         self._db = self._reader = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
@@ -136,7 +136,7 @@ class StorePort:
 
     def apply(self, writes: Sequence[Write]) -> list[Receipt]:
         self._node.at("before a write")
-        if self._life.meets("disk full") or self._life.store_is_full():
+        if self._life.meets("disk full") or self._life.controllers.is_full():
             raise StoreFull("no space left on the device")
         if self._life.meets("power cut"):
             self._cut(writes)
@@ -155,7 +155,7 @@ class StorePort:
             self._life.wrote()
         else:
             self._life.count("lost in a power cut")
-        self._life.cut_power()
+        self._life.controllers.cut_power()
         raise PowerCut
 
     def jobs(self) -> list[Versioned]:

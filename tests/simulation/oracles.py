@@ -21,9 +21,9 @@ MOST_SKEW = 2.0
 LONGEST_HELD = 60.0
 
 if TYPE_CHECKING:
-    from .host import Run
     from .life import Life
     from .rented import RentedLife
+    from .run import Run
 
 
 class Violation(AssertionError):

@@ -16,7 +16,7 @@ import coverage
 
 from runctl.reconciler import applying, controller, grouping
 
-from . import life
+from . import living
 from .worlds import Summary, live
 
 PLANNER = Path(__file__).parents[2] / "runctl" / "planner"
@@ -84,7 +84,7 @@ def reach(world: str, seeds: Iterable[int]) -> Reach:
 def watched(measured: coverage.Coverage) -> Iterator[None]:
     """Traced is what asks the planner, and nothing beside it: the world has far more lines than the planner."""
     asks: tuple[tuple[Any, str], ...] = (
-        (life, "plan"), (applying, "anticipate"), (applying, "decide"), (grouping, "committed"),
+        (living, "plan"), (applying, "anticipate"), (applying, "decide"), (grouping, "committed"),
         (controller, "reserves_more"),
     )  # fmt: skip
     originals = [getattr(module, name) for module, name in asks]

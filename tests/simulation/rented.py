@@ -17,9 +17,10 @@ from runctl.providers.interface import ProviderError, Sight
 
 from . import oracles, wide
 from .cloud import CloudPort, Instance, SimulatedCloud
-from .host import Host, HostPort, Run, _instant
+from .host import Host, HostPort
 from .life import GROUP, Life
 from .node import Node
+from .run import Run, instant
 
 PRICES = {"g5.xlarge": 3_600_000, "g4dn.xlarge": 2_400_000}
 ZONES = ("us-east-1a", "us-east-1b")
@@ -113,7 +114,7 @@ class RentedLife(Life):
         else:
             super().afflict(run)
 
-    def _lose_power(self) -> None:
+    def lose_power(self) -> None:
         """The rented machines stand elsewhere."""
 
     def traffic(self) -> dict[str, int]:
@@ -164,7 +165,7 @@ class RentedHostPort(HostPort):
             return Sight(Absent(as_of=now))
         newest = self._life.ref(key, run.stored[-1]) if run.stored else None
         seen = Dead(
-            as_of=now, started_at=_instant(run.started.wall), last_seen=_instant(run.heartbeat),
+            as_of=now, started_at=instant(run.started.wall), last_seen=instant(run.heartbeat),
             active=run.heartbeat - run.started.wall, durable=len(run.stored), newest=newest,
         )  # fmt: skip
         return Sight(seen)

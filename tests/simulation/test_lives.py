@@ -31,9 +31,10 @@ from runctl.reconciler.controller import Controller, Held
 from runctl.reconciler.grouping import Groups
 from runctl.reconciler.renting import Renting
 
-from . import life, wide
+from . import living, wide
 from .host import Host
-from .life import FAULTS, Simulation
+from .life import FAULTS
+from .living import Simulation
 from .node import MemoryStore
 from .oracles import Violation
 from .worlds import MIXED, SOMETIMES, SOMETIMES_WIDE, WORLDS, Summary, live, sweep
@@ -68,7 +69,7 @@ def test_plain_lives_are_not_asked_for_what_only_wide_ones_meet() -> None:
 def test_the_same_seed_is_the_same_life() -> None:
     """Whatever the process, its hash seed and its addresses."""
     code = (
-        "from simulation.life import Simulation\nfrom simulation.worlds import MIXED, kind_of\n"
+        "from simulation.living import Simulation\nfrom simulation.worlds import MIXED, kind_of\n"
         "with Simulation() as simulation:\n"
         " print([simulation.life(seed, kind=kind_of(MIXED, seed)).digest for seed in (2, 3)])"
     )
@@ -252,7 +253,7 @@ def test_a_safeguard_that_is_missing_is_missed(safeguard: str, monkeypatch: pyte
     """Taken out from the test's side, it is found to be missing by what happens in the world, within these lives."""
     ablation = ABLATIONS[safeguard]
     ablation.take_out(monkeypatch)
-    monkeypatch.setattr(life, "lint", lambda *_: [])
+    monkeypatch.setattr(living, "lint", lambda *_: [])
     monkeypatch.setattr(wide, "WIDE", ablation.wide)
     with Simulation() as simulation, pytest.raises(Violation):
         for seed in ablation.seeds:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from .host import Run
+    from .run import Run
 
 SIGKILL, SIGTERM = 9, 15
 

@@ -17,8 +17,8 @@ from runctl.reconciler.applying import Prepared, propose, submit
 from runctl.store.interface import Ask, StoreError
 
 if TYPE_CHECKING:
-    from .host import Run
     from .life import Life
+    from .run import Run
 
 # What may be lifted so that a job goes on that it ended.
 LIFTED = (OutcomeType.CAP_REACHED, OutcomeType.DURATION_REACHED, OutcomeType.CHECKPOINT_OVERDUE)
@@ -94,7 +94,12 @@ class Users:
                 life.later(0.0 if in_haste else thought, lambda: say_yes(proposal))
 
         def say_yes(proposal: Any) -> None:
-            if life.weather.calm or life.is_dark() or life.store_is_full() or life.record(uid) is None:
+            if (
+                life.weather.calm
+                or life.controllers.is_dark()
+                or life.controllers.is_full()
+                or life.record(uid) is None
+            ):
                 return
             try:
                 submit(life.store, [proposal], "me", self._now, replace=replace)
@@ -146,7 +151,7 @@ class Users:
         life, uid = self._life, run.key[0]
         soon = life.dice.between("sees it when", 0.0, 1.5)
         here = run.host is life.host
-        if life.is_unreadable() and here and life.dice.between("vouches", 0, 1) < 0.5:
+        if life.host.is_unreadable() and here and life.dice.between("vouches", 0, 1) < 0.5:
             life.later(soon, lambda: self._vouch_for_the_dead(run))
         elif here and run.key not in life.saves and life.dice.between("cleans up", 0, 1) < 0.9:
             life.later(soon, lambda: self._clean_up_after(run))

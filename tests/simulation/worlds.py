@@ -13,7 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from .dice import Dice
-from .life import Life, Simulation
+from .life import Life
+from .living import Simulation
 from .oracles import Violation
 from .rented import RentedLife
 from .wide import is_wide
