@@ -54,7 +54,8 @@ class Training:
             broken = archive.testzip()  # torch.load doesn't compare checksums
         if broken:
             raise checkpointing.Damaged(f"the checksum of its `{broken}` does not match")
-        found = torch.load(path, map_location=self.device, weights_only=True)
+        # On the CPU: from there each tensor gets to where the optimizer wants it. Adam counts its steps there.
+        found = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(found["model"])
         self.optimizer.load_state_dict(found["optimizer"])
         place = found["place"]
@@ -64,13 +65,13 @@ class Training:
 
     def check(self, path: Path) -> None:
         """Raises unless the file holds exactly the present state."""
-        if not same(torch.load(path, map_location=self.device, weights_only=True), self.content()):
+        if not same(torch.load(path, map_location="cpu", weights_only=True), self.content()):
             raise checkpointing.Damaged(f"{path} does not hold what was saved")
 
 
 def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
-        return bool(torch.equal(one, other))
+        return bool(torch.equal(one.cpu(), other.cpu()))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     if isinstance(one, (list, tuple)):

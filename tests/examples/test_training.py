@@ -239,6 +239,40 @@ def test_X1_what_was_not_written_right_gets_no_name(tmp_path: Path) -> None:
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
+DEVICES = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import torch
+import digits_torch
+
+path = Path("saved.pt")
+training = digits_torch.Training(0, "cpu", 0.1)
+training.model(torch.zeros(1, 64)).sum().backward()
+training.optimizer.step()
+training.write(path)
+# A device of which no content comes back: what is put there can be compared with nothing.
+training.device = "meta"
+training.check(path)
+again = digits_torch.Training(1, "cpu", 0.1)
+again.device = "meta"
+again.read(path)
+again.check(path)
+print("whole")
+"""
+
+
+@needs_torch
+def test_X1_a_checkpoint_of_pytorch_is_compared_away_from_the_device_that_trains(tmp_path: Path) -> None:
+    """On a GPU the optimizer keeps a part of its state on the CPU: a checkpoint that is loaded onto the GPU as a whole
+    is equal to nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, str(TRAINING)], cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert (done.stdout, done.returncode) == ("whole\n", 0), done.stderr
+
+
 @pytest.mark.parametrize("name", ["quickstart", "digits", "digits_torch"])
 def test_the_examples_use_no_newer_python_than_hosts_have(name: str) -> None:
     """Each script compiles with Python 3.9's grammar."""
