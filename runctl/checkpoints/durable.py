@@ -19,7 +19,7 @@ from runctl.checkpoints.lasting import make_directories, sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     Json = Dict[str, Any]
 
@@ -27,6 +27,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 DATA = "data"
 CHUNK = 4 * 1024 * 1024
+# Small enough for a core's own cache.
+HASHED_AT_ONCE = 256 * 1024
+# A checksum that takes less than some hundredths of a second isn't worth a thread.
+HASHED_BESIDE = 16 * 1024 * 1024
 MAX_MANIFEST = 64 * 1024 * 1024
 PARTIAL_PREFIX = ".partial-"
 DOOMED_PREFIX = ".doomed-"
@@ -133,11 +137,12 @@ def _fingerprint(path: str) -> Tuple[object, ...]:
     return tuple(marks)
 
 
-def copy_file(source: str, target: str) -> Tuple[int, str, int]:
+def copy_file(source: str, target: str, known: Optional[str] = None) -> Tuple[int, str, int]:
     """Copy one file, to disk, and compare what is read back from there; returns its size, checksum and mode.
 
-    A link is copied as what it leads to: `list_files` has made sure that this is inside. Raises OSError, Changed,
-    Invalid.
+    A link is copied as what it leads to: `list_files` has made sure that this is inside. `known` is the checksum that
+    the source should have: a copy that has it proves itself, and the source isn't read a second time. Raises OSError,
+    Changed, Invalid.
     """
     source = os.path.realpath(source)
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -148,10 +153,13 @@ def copy_file(source: str, target: str) -> Tuple[int, str, int]:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         writer = os.open(target, flags, 0o600)
         try:
+            beside = known is None and found.st_size >= HASHED_BESIDE
+            digest_of_source = _digest_beside(reader) if beside else lambda: digest_of(reader)
             _transfer(reader, writer, found.st_size)
             os.fsync(writer)
             _forget_cache(writer)
-            expected, actual = digest_of(reader), digest_of(writer)
+            actual = digest_of(writer)
+            expected = actual if actual == (found.st_size, known) else digest_of_source()
             after = os.fstat(reader)
         finally:
             os.close(writer)
@@ -162,6 +170,36 @@ def copy_file(source: str, target: str) -> Tuple[int, str, int]:
     if expected != actual:
         raise OSError(errno.EIO, f"`{target}` reads back different from what was written")
     return actual[0], actual[1], stat.S_IMODE(found.st_mode)
+
+
+def _digest_beside(descriptor: int) -> Callable[[], Tuple[int, str]]:
+    """Begin to hash a file in a thread: a checksum takes a core longer than the copy takes the disk. Returns what waits
+    for it. The thread has a descriptor of its own, so that nobody has to wait for it who has failed meanwhile.
+    """
+    import threading
+
+    own = os.dup(descriptor)
+    found: List[Tuple[int, str]] = []
+    failed: List[OSError] = []
+
+    def work() -> None:
+        try:
+            found.append(digest_of(own))
+        except OSError as error:
+            failed.append(error)
+        finally:
+            os.close(own)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def result() -> Tuple[int, str]:
+        thread.join()
+        for error in failed:
+            raise error
+        return found[0]
+
+    return result
 
 
 def _transfer(reader: int, writer: int, size: int) -> None:
@@ -206,11 +244,10 @@ def _forget_cache(descriptor: int) -> None:
 
 
 def digest_of(descriptor: int) -> Tuple[int, str]:
-    """Size and SHA-256 of all that the file holds."""
+    """Size and SHA-256 of all that the file holds. Leaves its position alone."""
     digest, size = hashlib.sha256(), 0
-    os.lseek(descriptor, 0, os.SEEK_SET)
     while True:
-        chunk = os.read(descriptor, CHUNK)
+        chunk = os.pread(descriptor, HASHED_AT_ONCE, size)
         if not chunk:
             return size, digest.hexdigest()
         digest.update(chunk)

@@ -34,7 +34,7 @@ def restore_durable(source: str, name: str, target_dir: str) -> str:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             origin = os.path.join(source, durable.DATA, file["path"])
             try:
-                size, digest, _ = durable.copy_file(origin, target)
+                size, digest, _ = durable.copy_file(origin, target, known=file["sha256"])
             except (FileNotFoundError, durable.Changed, formats.Invalid):
                 raise Damaged(f"`{origin}` is missing or unreadable") from None
             if (size, digest) != (file["bytes"], file["sha256"]):

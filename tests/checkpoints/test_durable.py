@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,78 @@ def test_a_disk_that_keeps_something_else(tmp_path: Path, saved: Path, monkeypat
     with pytest.raises(OSError, match="reads back different"):
         store(tmp_path / "d", saved)
     assert os.listdir(tmp_path / "d" / "u" / "000001") == []
+
+
+def _reads(descriptor: int, file: Path) -> bool:
+    return os.path.samestat(os.fstat(descriptor), file.stat())
+
+
+def test_a_large_checkpoint_is_hashed_while_it_is_copied(
+    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checksum of what is copied is taken while the copy is on its way to the disk, not afterwards: with some
+    gigabytes that is half of the time. It still is what the copy is compared with."""
+    os.truncate(saved, durable.HASHED_BESIDE)
+    real_read, real_sync = os.pread, os.fsync
+    hashing = threading.Event()
+    beside: list[bool] = []
+
+    def read(descriptor: int, length: int, offset: int) -> bytes:
+        if _reads(descriptor, saved):
+            hashing.set()
+        return real_read(descriptor, length, offset)
+
+    def sync(descriptor: int) -> None:
+        if _is_copy(descriptor, saved):
+            beside.append(hashing.wait(20))
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "pread", read)
+    monkeypatch.setattr(os, "fsync", sync)
+    path = store(tmp_path / "d", saved)
+    assert beside == [True]
+    assert durable.checksum(durable.read_manifest(str(path))) == hashlib.sha256(saved.read_bytes()).hexdigest()
+
+
+def test_a_large_copy_on_a_disk_that_keeps_something_else(
+    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one durable that is hashed while it is copied and doesn't read back as what was saved."""
+    os.truncate(saved, durable.HASHED_BESIDE)
+    test_a_disk_that_keeps_something_else(tmp_path, saved, monkeypatch)
+
+
+def test_a_restore_reads_what_was_stored_once(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is restored proves itself by the manifest's checksum: what it was copied from isn't hashed, too."""
+    stored = store(tmp_path / "d", saved)
+    real, hashed = os.pread, []
+
+    def read(descriptor: int, length: int, offset: int) -> bytes:
+        hashed.append(_reads(descriptor, stored / "data" / "m.bin"))
+        return real(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", read)
+    (tmp_path / "t").mkdir()
+    back = restoring.restore_durable(str(stored), "m.bin", str(tmp_path / "t"))
+    assert Path(back).read_bytes() == saved.read_bytes()
+    assert set(hashed) == {False}
+
+
+def test_a_disk_that_restores_something_else(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk that is restored to keeps something else, the checkpoint isn't called damaged for it."""
+    stored = store(tmp_path / "d", saved)
+    real = os.fsync
+
+    def keep_something_else(descriptor: int) -> None:
+        real(descriptor)
+        if _is_copy(descriptor, saved):
+            os.pwrite(descriptor, bytes(100), 1000)
+
+    monkeypatch.setattr(os, "fsync", keep_something_else)
+    (tmp_path / "t").mkdir()
+    with pytest.raises(OSError, match="reads back different"):
+        restoring.restore_durable(str(stored), "m.bin", str(tmp_path / "t"))
+    assert os.listdir(tmp_path / "t") == []
 
 
 def test_retention_leaves_no_half_of_one(tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
