@@ -204,6 +204,8 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
         who = f"`{first.command}` (pid {first.pid}, {first.evidence}) is training on {machine.name}"
         if busy is Busy.WAIT:
             return Waits(Gate.MACHINE, who, now + LOOK_AGAIN_FOREIGN)
+        if busy is Busy.REPLACE:
+            return Refused(f"{who} and was started without runctl, so it can't be replaced from here")
         return Refused(who)
     return Go()
 

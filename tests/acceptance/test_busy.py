@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,6 +171,22 @@ def test_E4_S2_a_replacing_one_saves_the_first_before_it_starts(machine: Machine
     assert machine.told("start")[-1]["step"] == drained["step"]
 
 
+def test_E4_S2_what_cannot_be_replaced_from_here_is_not_to_be(tmp_path: Path) -> None:
+    """`busy: replace` beside a job of another home: refused, with the reason, and no advice to do what was just
+    refused."""
+    with _machine(tmp_path / "one") as one, _machine(tmp_path / "two") as two:
+        two.environ["RUNCTL_HOST_LOCK_DIR"] = str(one.lock)
+        pid = _long(one, "first")
+        two.write("second.py", SECOND)
+        done = two.run("apply", _job(two, "second", "replace"), "--wait")
+        assert done.code == 11, done
+        said, hint = done.err.split("hint", 1)
+        assert "can't be replaced from here" in said
+        assert "`wait`" in hint
+        assert "`replace`" not in hint
+        assert psutil.pid_exists(pid)
+
+
 def test_E4_a_sharing_one_runs_beside_the_first(machine: Machine) -> None:
     """`busy: share` insists: both are alive at one instant. One that doesn't share waits for both."""
     pid = _long(machine, "first")
@@ -238,6 +254,46 @@ def test_E4_S2_a_foreign_training_is_found_by_its_use_of_the_cpu(burner: subproc
     burner.kill()
     burner.wait()
     assert burner.pid not in _foreign(os.getpid(), SOON)
+
+
+# What the tool of the GPUs says, and exits with 9, when there is nothing to ask.
+NO_DRIVER = (
+    "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA "
+    "driver is installed and running.\n\n"
+)
+
+
+@pytest.fixture
+def on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a tool of the GPUs print this."""
+    (tmp_path / "bin").mkdir()
+    words = tmp_path / "words"
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncat {words}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+    def prints(text: str) -> None:
+        words.write_text(text)
+
+    return prints
+
+
+@others_are_seen
+def test_E4_S2_a_foreign_training_is_found_by_its_use_of_the_gpu(on_gpu: Callable[[str], None]) -> None:
+    """At once, whatever it does with the CPU, and also one that the asking shell has put into its background: two on
+    one GPU are two. Not the notebook that asks, or from which who asks descends; and nothing where no driver is."""
+    sleeping = [sys.executable, "-c", "input()", "train.py"]
+    with subprocess.Popen(sleeping, stdin=subprocess.PIPE) as beside:
+        on_gpu(f"{beside.pid}\n{os.getpid()}\n{os.getppid()}\n")
+        found = _foreign(os.getpid(), TRAINING)
+        assert (list(found), found[beside.pid].evidence) == ([beside.pid], "uses the GPU")
+        assert found[beside.pid].command.endswith("train.py")
+        assert os.getpid() not in _foreign(beside.pid, TRAINING)
+        for text in ("", NO_DRIVER):
+            on_gpu(text)
+            assert beside.pid not in _foreign(os.getpid(), TRAINING)
+        beside.kill()
 
 
 @others_are_seen

@@ -9,6 +9,7 @@ from runctl.cli.render.status import checkpoint_words, cost_words, progress_word
 from runctl.cli.render.table import facts
 from runctl.cli.render.words import count, span
 from runctl.cli.sight import Sight
+from runctl.manifest.job import Busy
 from runctl.planner.money import cost_of, least_useful, rate_of, spent
 from runctl.planner.record import OutcomeType, Record, StopReason
 
@@ -64,9 +65,12 @@ def advice(record: Record) -> str:
         case StopReason.USER:
             return f"apply the manifest again to go on, or end it for good: `runctl cancel {name}`"
         case StopReason.BUSY:
+            # That can't replace it has just been said to a job that wanted to.
+            wanted = record.job.instance.busy is Busy.REPLACE
+            replace = "" if wanted else ", `replace` (save and stop it, if it is a job of this home)"
             return (
-                "apply again when the machine is free, or set `instance.busy` to `wait` (queue for it), "
-                "`replace` (save and stop the other job) or `share` (run beside it)"
+                "apply again when the machine is free, or set `instance.busy` to `wait` (queue for it)"
+                f"{replace} or `share` (run beside it)"
             )
         case StopReason.LAUNCH_FAILED:
             return "mend what it names and apply the manifest again"

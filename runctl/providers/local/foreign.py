@@ -1,7 +1,9 @@
 """Trainings on this machine that no agent of ours watches: found by the GPU, or by what they have used of the CPU.
 
-A training is what a person would call one: a Python (or launcher) process that has kept at least half a core busy for
-half a minute. What belongs to the session that asks (a test runner, a notebook that calls runctl) is spared.
+A training is what a person would call one: a process that has something on a GPU, or a Python (or launcher) process
+that has kept at least half a core busy for half a minute. Who asks is spared, with all from whom it descends (a
+notebook that calls runctl); of those that are known by their use of the CPU alone, so are all in the sessions of these
+(a test runner's workers).
 """
 
 from __future__ import annotations
@@ -31,20 +33,22 @@ TRAINING = Busyness(age=30.0, share=0.5)
 
 
 def foreign_trainings(spare_sessions_of: int, least: Busyness = TRAINING) -> tuple[Foreign, ...]:
-    """Foreign trainings, GPU users first. `spare_sessions_of`: a pid whose ancestors' sessions are not looked at.
+    """Foreign trainings, GPU users first. `spare_sessions_of`: a pid whose ancestors are none, nor what is only busy in
+    their sessions. A training that was put into the background of the shell that asks is one, by its GPU.
 
     Linux only: elsewhere nothing is known of other processes' sessions, and nothing is reported.
     """
     if not LINUX:
         return ()
     rows = table()
-    spared = _sessions(spare_sessions_of, rows)
+    asking = _lineage(spare_sessions_of, rows)
+    spared = {_session(pid) for pid in asking} - {-1}
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     ticks = os.sysconf("SC_CLK_TCK")
     found = []
     gpu = _gpu_pids()
     for process in rows.values():
-        if process.state == "Z" or process.pid == spare_sessions_of:
+        if process.state == "Z" or process.pid in asking:
             continue
         on_gpu = process.pid in gpu
         age = uptime - int(process.start) / ticks
@@ -54,7 +58,7 @@ def foreign_trainings(spare_sessions_of: int, least: Busyness = TRAINING) -> tup
         command = _command(process.pid)
         if not on_gpu and not _trains(command):
             continue
-        if _session(process.pid) in spared or _is_ours(process.pid):
+        if (not on_gpu and _session(process.pid) in spared) or _is_ours(process.pid):
             continue
         evidence = "uses the GPU" if on_gpu else f"{share:.0%} of a core since its start"
         found.append(Foreign(pid=process.pid, command=_shown(command), evidence=evidence))
@@ -91,22 +95,20 @@ def _session(pid: int) -> int:
         return -1
 
 
-def _sessions(pid: int, rows: dict[int, Process]) -> set[int]:
-    """The sessions of a process and of all its ancestors."""
-    found = set()
+def _lineage(pid: int, rows: dict[int, Process]) -> set[int]:
+    """A process with all of its ancestors."""
+    found = {pid}
     while pid in rows and pid > 1:
-        found.add(_session(pid))
+        found.add(pid)
         pid = rows[pid].ppid
-    return found - {-1}
+    return found
 
 
 def _gpu_pids() -> set[int]:
     """Processes that compute on an NVIDIA GPU; empty where there is none or it doesn't answer."""
-    if not Path("/dev/nvidiactl").exists():
-        return set()
     argv = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return set()
-    return {int(word) for word in done.stdout.split() if word.isdigit()}
+    return {int(line) for line in done.stdout.splitlines() if line.strip().isdigit()}
