@@ -95,6 +95,14 @@ class Keeper:
 
     # Before the start
 
+    @property
+    def restoring(self) -> Optional[str]:
+        """What is being restored, in words: some gigabytes take a while."""
+        wanted = self._spec.checkpoint.restore
+        if wanted is None or self.helper is None or self._restored is not None:
+            return None
+        return f"restore {wanted.name}"
+
     def prepare(self, now: Now) -> Optional[str]:
         """Make the directory, sweep, restore: the restored path or "" when that is done, None before. Raises
         RestoreFailed.

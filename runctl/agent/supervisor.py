@@ -171,8 +171,10 @@ class Supervisor:
             if not preparation.poll(now):
                 self._dirty = self._dirty or preparation.step != before
                 return
+            restoring = self.keeper.restoring
             path = self.keeper.prepare(now)
             if path is None:
+                self._dirty = self._dirty or self.keeper.restoring != restoring
                 return
         except SetupFailed as error:
             self.end_early("setup_failed", str(error), now)
@@ -452,7 +454,7 @@ class Supervisor:
             "agent": self._me,
             "guardian": self._guardian_identity,
             "phase": phase,
-            "step": None if self.preparation is None else self.preparation.step,
+            "step": None if self.preparation is None else self.preparation.step or self.keeper.restoring,
             "started_at": self.started.wall,
             "heartbeat": now.wall,
             "active": now.active - self.started.active,

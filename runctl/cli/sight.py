@@ -12,6 +12,7 @@ from runctl.planner.observed import Dead, Ended, Live, Observed
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
 from runctl.planner.seeing import HEARTBEAT
+from runctl.planner.status import AGENT_DIED
 from runctl.providers.local import seeing
 from runctl.providers.local.spec import run_id
 from runctl.providers.local.vitals import Progress, Vitals, vitals
@@ -81,11 +82,13 @@ class Sight(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waiting_for(self) -> str:
-        """What a job without an attempt waits for."""
-        if self.record.live is not None or rests(self.record):
+        """What a job waits for that has no attempt, or one with a dead agent."""
+        if rests(self.record):
             return ""
-        launched = next((c for c in self.record.conditions if c.type is ConditionType.LAUNCHED), None)
-        return launched.message if launched is not None else ""
+        kind = ConditionType.LAUNCHED if self.record.live is None else ConditionType.REACHABLE
+        found = next((c for c in self.record.conditions if c.type is kind), None)
+        waits = found is not None and (self.record.live is None or found.reason == AGENT_DIED)
+        return found.message if found is not None and waits else ""
 
     @property
     def word(self) -> str:

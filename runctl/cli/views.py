@@ -64,7 +64,7 @@ class Lines:
     def _stage(self, name: str, sight: Sight) -> list[str]:
         """What has no event of its own: waiting in a queue, the steps of the preparation."""
         text = ""
-        if sight.record.phase in (Phase.QUEUED, Phase.PENDING) and sight.waiting_for:
+        if sight.waiting_for:
             text = f"waiting: {sight.waiting_for}"
         elif sight.record.phase is Phase.PREPARING and sight.vitals is not None and sight.vitals.step:
             text = f"preparing: {sight.vitals.step}"

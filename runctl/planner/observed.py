@@ -24,7 +24,8 @@ class Absent(_Value, frozen=True, kw_only=True):
 
 
 class Starting(_Value, frozen=True, kw_only=True):
-    """The attempt was claimed, and its agent hasn't written its state yet, or its guardian is ending it."""
+    """The attempt was claimed, and its agent hasn't written its state yet; or it is being ended, and what it saved is
+    copied."""
 
     as_of: datetime
 

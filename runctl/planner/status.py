@@ -8,7 +8,7 @@ from typing import Literal
 from runctl.manifest.quantities import format_money
 from runctl.planner.launching import Gate, Go, Waits, clear
 from runctl.planner.money import spent
-from runctl.planner.observed import Live, Unreachable
+from runctl.planner.observed import Live, Starting, Unreachable
 from runctl.planner.passing import Pass
 from runctl.planner.record import Condition, ConditionType, OutcomeType, Phase
 from runctl.planner.reminders import checkpoint_age
@@ -16,6 +16,8 @@ from runctl.planner.reminders import checkpoint_age
 Truth = Literal["True", "False", "Unknown"]
 
 _TYPES = tuple(ConditionType)
+# The reason why an attempt that had trained isn't reachable while what it saved last is still to be copied.
+AGENT_DIED = "AgentDied"
 
 
 def describe(step: Pass) -> Pass:
@@ -118,6 +120,8 @@ def _reachable(step: Pass) -> Finding:
             return "True", "AgentAlive", ""
         case Unreachable(why=why):
             return "Unknown", "Unreachable", why
+        case Starting() if live.training_at is not None:
+            return "False", AGENT_DIED, "its agent has died: what it saved last is made durable before it goes on"
         case _:
             return "Unknown", "NoAgent", ""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +220,43 @@ def test_F2_the_newest_good_checkpoint_is_gone_on_from(machine: Machine) -> None
     assert "`runctl checkpoints verify job`" in done.err
     assert machine.run("checkpoints", "verify", "job").code != 0
     assert len(machine.told("start")) == 2
+
+
+# A check of the user's own that takes as long as the test wants: as long as some gigabytes would take.
+SLOW_CHECK = """\
+import os, sys, time
+
+with open(sys.argv[1] + "/checking", "w"):
+    pass
+while not os.path.exists(sys.argv[1] + "/go"):
+    time.sleep(0.05)
+"""
+SAVING = "save('step-1.bin', b'weights')\ntime.sleep(600)\n"
+
+
+def test_R4_what_takes_long_around_a_large_checkpoint_is_told(machine: Machine) -> None:
+    """While a dead training's last checkpoint is copied, and while the next attempt's is restored, `status` says so: in
+    neither does anything train."""
+    check = machine.write("check.py", SLOW_CHECK)
+    form = {"command": [sys.executable, str(check), str(machine.world), "{}"]}
+    manifest = job(machine, SAVING, checkpoint={"grace": "30s", "format": form})
+    assert machine.run("apply", manifest, "--no-wait").code == 0
+    checking, go = machine.world / "checking", machine.world / "go"
+    machine.until(checking.exists, "the check")
+    os.kill(machine.agent_pids()["agent"], signal.SIGKILL)
+    status = machine.until(lambda: "agent has died" in str((s := machine.status())["waiting_for"]) and s, "the copying")
+    assert status["phase"] == "Training"
+    assert "waiting for" in machine.run("status", "job").out
+    go.touch()
+    machine.until(lambda: len(machine.run_dirs()) == 2 and machine.agent_pids().get("training"), "the next attempt")
+    assert machine.status()["waiting_for"] is None
+    (saved,) = durable(machine)
+    assert machine.run("cancel", "job").code == 0
+
+    go.unlink()
+    again = {"grace": "30s", "format": form, "resume": str(saved)}
+    assert machine.run("apply", job(machine, SAVING, "second", checkpoint=again), "--no-wait").code == 0
+    machine.until(lambda: "restore step-1.bin" in machine.run("status", "second").out, "the restoring")
+    go.touch()
+    machine.until(lambda: "restore" not in machine.run("status", "second").out, "the training")
+    assert machine.run("cancel", "second").code == 0

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from runctl.planner.observed import Starting, Unreachable
-from runctl.planner.record import Desired, EndReason, Event, OutcomeType, Phase, StopReason
+from runctl.planner.record import ConditionType, Desired, EndReason, Event, OutcomeType, Phase, StopReason
 
 from .kit import PRICED, T0, Life, job, ref
 
@@ -34,6 +34,28 @@ def test_success(golden: Golden) -> None:
     golden(life.told())
     assert life.job.outcome is not None
     assert (life.job.outcome.type, life.job.outcome.exit_code) == (OutcomeType.SUCCEEDED, 0)
+
+
+def test_a_dead_agent_is_told_while_what_was_saved_last_is_copied() -> None:
+    """The copying of some gigabytes takes a while, in which nothing trains: that is said, as long as it takes. Of an
+    attempt whose training hasn't begun yet it isn't."""
+    life = Life(job(PRICED))
+    life.see()
+    life.see(Starting(as_of=life.now))
+    assert _reachable(life) == ("Unknown", "NoAgent")
+    life.see(life.live())
+    assert _reachable(life) == ("True", "AgentAlive")
+    life.after(seconds=20)
+    life.see(Starting(as_of=life.now))
+    assert _reachable(life) == ("False", "AgentDied")
+    life.see(life.dead())
+    life.see()
+    assert _reachable(life)[1] == "NoAgent"
+
+
+def _reachable(life: Life) -> tuple[str, str]:
+    found = next(each for each in life.job.conditions if each.type is ConditionType.REACHABLE)
+    return found.status, found.reason
 
 
 def test_failure_with_retries(golden: Golden) -> None:
