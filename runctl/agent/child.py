@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import signal
 import sys
 
 from runctl.agent import cgroup, processes
-from runctl.agent.detach import reset_signals
+from runctl.agent.prctl import PR_SET_PDEATHSIG, prctl
+from runctl.agent.signals import reset_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def spawn(
             os.setpgid(0, 0)
             cgroup.enter(run_id)
             if pdeath is not None:
-                processes.prctl(processes.PR_SET_PDEATHSIG, signal.SIGKILL)
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() != pdeath:  # it died before this could be set
                     os._exit(1)
             null = os.open(os.devnull, os.O_RDONLY)
@@ -140,6 +142,7 @@ def fork_helper(
     pid = os.fork()
     if pid == 0:
         try:
+            gc.disable()  # it ends before there could be much, and would copy the agent's memory only to look at it
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             reset_signals()

@@ -1,12 +1,15 @@
-"""From the caller's process to the guardian: detached for good, nothing of the caller kept but its environment."""
+"""From the caller's process to the guardian: detached for good, nothing of the caller kept but its environment.
+
+Each start pays for what is imported here: no more than leads to the program that is asked for.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
-import signal
 import sys
 
-from runctl.agent import processes
+from runctl.agent.prctl import PR_SET_CHILD_SUBREAPER, prctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,21 +25,34 @@ def main(entry: str, arguments: List[str]) -> int:
         return launch(entry, arguments[0], "--guardian")
     if len(arguments) == 3 and arguments[0] == "--guardian":
         from runctl.agent.guardian import guard
+        from runctl.agent.signals import reset_signals_for_python
 
+        reset_signals_for_python()
+        _begin_collecting()
         return guard(entry, arguments[1], umask=int(arguments[2], 8))
     if len(arguments) == 2 and arguments[0] == "--salvage":
         return launch(entry, arguments[1], "--salvage-detached")
     if len(arguments) == 3 and arguments[0] == "--salvage-detached":
         from runctl.agent.salvage import salvage_unwatched
+        from runctl.agent.signals import reset_signals_for_python
 
+        reset_signals_for_python()
+        _begin_collecting()
         return salvage_unwatched(arguments[1])
     if len(arguments) == 7 and arguments[0] == "--agent":
         from runctl.agent.supervisor import supervise
 
+        _begin_collecting()
         descriptors = [int(number) for number in arguments[3:]]
         return supervise(arguments[1], int(arguments[2], 8), *descriptors)
     sys.stderr.write(USAGE)
     return 2
+
+
+def _begin_collecting() -> None:
+    """Look for garbage from here on, and never in what was imported: forks would copy all of it."""
+    gc.freeze()
+    gc.enable()
 
 
 def launch(entry: str, run_dir: str, program: str) -> int:
@@ -58,9 +74,7 @@ def launch(entry: str, run_dir: str, program: str) -> int:
         umask = os.umask(0o077)
         os.chdir(run_dir)
         _take_descriptors(run_dir)
-        reset_signals()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
         run_program(entry, [program, run_dir, f"{umask:o}"])
     finally:
         os._exit(1)
@@ -91,13 +105,3 @@ def _open_descriptors() -> List[str]:
         return os.listdir("/dev/fd")
     except OSError:
         return []
-
-
-def reset_signals() -> None:
-    """Every signal as a fresh process has it: default, and none blocked."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in range(1, signal.NSIG):
-        try:
-            signal.signal(number, signal.SIG_DFL)
-        except (OSError, ValueError):
-            continue  # SIGKILL, SIGSTOP, and those that the C library keeps

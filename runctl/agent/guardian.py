@@ -17,6 +17,7 @@ from runctl.agent.beats import Listener
 from runctl.agent.detach import run_program
 from runctl.agent.files import ExitRecord, complain, create_json, encode, parse_lines, read_json, write_all
 from runctl.agent.orders import OrdersFile
+from runctl.agent.prctl import PR_SET_CHILD_SUBREAPER, prctl
 from runctl.agent.spec import BadSpec, Spec, read_spec
 from runctl.checkpoints.lasting import sync
 
@@ -173,7 +174,7 @@ def _start_agent(entry: str, spec: Spec, umask: int, *locks: int) -> "tuple[int,
     pid = os.fork()
     if pid == 0:
         try:
-            processes.prctl(processes.PR_SET_CHILD_SUBREAPER, 1)
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
             kept = (reader, *locks, beating)
             for descriptor in kept:
                 os.set_inheritable(descriptor, True)

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 LINUX = sys.platform.startswith("linux")
 RUN_ID_VARIABLE = "RUNCTL_RUN_ID"
-PR_SET_PDEATHSIG = 1
 # A process's state in the table: it was sent SIGSTOP, or is held by a debugger.
 STOPPED = "T"
-PR_SET_CHILD_SUBREAPER = 36
 # Between two rounds of killing; what is in the kernel's hands (a flush to a dead disk) needs a while to go.
 KILL_ROUND_SECONDS = 0.02
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -44,18 +42,6 @@ class Process:
         self.start = start
         self.cpu = cpu
         self.rss = rss
-
-
-def prctl(option: int, value: int) -> bool:
-    """Linux's prctl; False where there is none. Loads ctypes: only for processes that exec or end soon after."""
-    if not LINUX:
-        return False
-    try:
-        import ctypes
-
-        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
-        return False
 
 
 def boot_id() -> str:

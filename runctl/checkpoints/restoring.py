@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 from runctl.checkpoints import durable, formats
 from runctl.checkpoints.durable import Damaged
@@ -84,6 +83,6 @@ def _install(building: str, name: str, target_dir: str) -> str:
     elif os.path.isdir(content) and os.path.lexists(final):
         os.unlink(final)
     os.rename(content, final)
-    shutil.rmtree(building, ignore_errors=True)
+    durable.remove(building)
     sync(target_dir)
     return final
