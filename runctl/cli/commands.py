@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from enum import Enum
+from functools import partial
 from importlib import import_module
 from inspect import cleandoc
 from typing import Any, NamedTuple
@@ -74,12 +76,14 @@ def load(name: str, entry: Entry) -> Any:
             # Else the list of commands cuts it where it would have to wrap.
             each.short_help = cleandoc(each.help or "").partition(".\n")[0].partition(". ")[0].removesuffix(".") + "."
             _name_arguments_plainly(each)
+            _take_plain_values(each)
         return group
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     details = cleandoc(target.__doc__ or "")
     app.command(name, help=f"{entry.summary}\n\n{details}", context_settings=CONTEXT)(target)
     command = typer.main.get_command(app)
     _name_arguments_plainly(command)
+    _take_plain_values(command)
     return command
 
 
@@ -91,6 +95,39 @@ def _name_arguments_plainly(command: Any) -> None:
             pieces = [shown if each.required else f"[{shown}]"]
             each.get_usage_pieces = lambda _context, pieces=pieces: pieces
             each.display_type_rich = lambda *_args, **_kwargs: None
+
+
+def _take_plain_values(command: Any) -> None:
+    """Values that need no conversion are taken as they are. Typer asks pydantic about each, and to import that and
+    build its validators takes as long as all that most commands do. Whatever is wrong is left for typer to say.
+    """
+    listed = command.get_params
+
+    def get_params(context: Any) -> Any:
+        params = listed(context)  # with the option of the help, which is made when it is asked for
+        for each in params:
+            if hasattr(each, "type_descriptor") and "process_value" not in vars(each):
+                each.process_value = partial(_process, each.process_value, each, each.type_descriptor.annotation)
+        return params
+
+    command.get_params = get_params
+
+
+def _process(otherwise: Any, parameter: Any, annotation: Any, context: Any, value: Any) -> Any:
+    several = parameter.multiple or parameter.nargs != 1
+    members = annotation if isinstance(annotation, type) and issubclass(annotation, Enum) else ()
+    taken: object
+    if value is None and not several and not parameter.required:
+        taken = None
+    elif annotation in (str, bool) and isinstance(value, annotation):
+        taken = value
+    elif isinstance(value, tuple) and value and annotation == list[str]:
+        taken = list(value)
+    elif named := [member for member in members if value in (member, member.value)]:
+        taken = named[0]
+    else:
+        return otherwise(context, value)
+    return parameter.callback(context, parameter, taken) if parameter.callback is not None else taken
 
 
 def _version(wanted: bool) -> None:
@@ -120,3 +157,10 @@ def root(
     no_color: bool = typer.Option(False, "--no-color", help="Never colour; valid behind any command."),
 ) -> None:
     """Global options are read in `main`; they are declared here for the help."""
+
+
+def program() -> Any:
+    """The parser of whole command lines."""
+    made = typer.main.get_command(app)
+    _take_plain_values(made)
+    return made

@@ -48,11 +48,11 @@ def _without_colour_option(argv: list[str]) -> list[str]:
 def _dispatch(argv: list[str]) -> int:
     import typer
 
-    from runctl.cli.commands import app
+    from runctl.cli.commands import program as make_program
 
     # Base of every error that the parser raises, whichever version of it typer brings.
     parser_error: Any = typer.BadParameter.__mro__[2]
-    program = typer.main.get_command(app)
+    program = make_program()
     try:
         if "_RUNCTL_COMPLETE" in os.environ:
             program.main(args=argv, prog_name="runctl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -266,3 +267,13 @@ def _bytes(machine: Machine, *args: str) -> bytes:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout
+
+
+@pytest.mark.parametrize(
+    "call", [("status",), ("status", "job", "-o", "json"), ("wait", "job", "--timeout", "1s")], ids=" ".join
+)
+def test_looking_validates_no_manifest(machine: Machine, call: tuple[str, ...]) -> None:
+    """What reads no manifest doesn't load what validates them, which takes as long as all the rest of a look."""
+    code = f"import sys; from runctl.cli.main import run; run({list(call)}); sys.exit('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=machine.environ, capture_output=True, check=False)
+    assert done.returncode == 0
