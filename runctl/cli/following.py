@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import msgspec
 
@@ -17,6 +18,9 @@ from runctl.store.interface import NotFound, Store
 
 # A flood of output is shown in pieces of this size, so that the rest of the view keeps moving.
 CHUNK_BYTES = 256 * 1024
+
+# What a job's files and its store don't tell (who of its processes is alive) is looked for this often.
+WHOLE_LOOK = timedelta(seconds=1)
 
 # Of what was printed before one attaches, no more than this is shown, however long its lines are.
 PAST_BYTES = 16 * 1024
@@ -60,6 +64,8 @@ class Follower:
         self._attempt = attempt
         self._output = 0
         self._setup = 0
+        self._mark: object = None
+        self._last: tuple[datetime, News] | None = None
 
     def skip_to_last_lines(self, count: int) -> None:
         """Begin with the last lines of the attempt's output; its preparation isn't told again."""
@@ -82,6 +88,22 @@ class Follower:
         return self._applied is not None
 
     def look(self, now: datetime) -> News:
+        """What is new. Where the last look brought nothing, and nothing has moved since, it isn't put together again:
+        whoever stays with a job looks ten times a second."""
+        mark = self._marks()
+        if self._last is not None and mark == self._mark and now - self._last[0] < WHOLE_LOOK:
+            return _later(self._last[1], now)
+        news = self._look(now)
+        self._mark, self._last = mark, (now, news) if news.nothing else None
+        return news
+
+    def _marks(self) -> object:
+        """Other than before whenever the store or the files that are looked at have changed."""
+        numbers = {self._attempt or 0, len(self.record.attempts)} - {0}
+        places = [self._home.run_dir(self.record.uid, number) for number in sorted(numbers)]
+        return self._store.change_token(), [_state(place / name) for place in places for name in _MOVING]
+
+    def _look(self, now: datetime) -> News:
         name = self.record.name
         try:
             versioned, resting = settled(self._store, self.record.uid)
@@ -125,3 +147,20 @@ class Follower:
             self._attempt += 1
             self._setup = self._output = 0
         return b"", b""
+
+
+_MOVING = ("state.json", "exit.json", "output.log", "setup.log")
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _later(news: News, now: datetime) -> News:
+    if news.sight is None:
+        return news
+    return msgspec.structs.replace(news, sight=msgspec.structs.replace(news.sight, now=now))
