@@ -49,13 +49,15 @@ STATIC = [
     Stage("layers", tool("lint-imports", "--no-cache")),
     Stage("types", tool("mypy")),
 ]
-# Pure code is held to every branch by its own tests alone; no other test is traced.
+# Pure code is held to every branch by its own tests alone; no other test is traced. Nor are property tests: no branch
+# may hang on what they happen to find, and what generates their examples has far more lines than the code.
 PURE = [
     Stage(
         "tests of manifest and planner",
-        ["nice", *tool("coverage", "run", "-m", "pytest", "-q", *PURE_TESTS)],
+        ["nice", *tool("coverage", "run", "-m", "pytest", "-q", "-m", "not hypothesis", *PURE_TESTS)],
     ),
     Stage("their branch coverage", tool("coverage", "report")),
+    Stage("their property tests", ["nice", *tool("pytest", "-q", "-m", "hypothesis", *PURE_TESTS)]),
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)

@@ -16,6 +16,7 @@ import math
 import random
 import struct
 from array import array
+from operator import mul
 from pathlib import Path
 
 import checkpointing
@@ -51,8 +52,8 @@ class Training:
 
 def forward(state: Training, image: list[float]) -> tuple[list[float], list[float]]:
     """What the hidden units say, and the probability of each digit."""
-    active = [max(0.0, sum(w * x for w, x in zip(row, image)) + row[-1]) for row in state.hidden]
-    scores = [sum(w * x for w, x in zip(row, active)) + row[-1] for row in state.output]
+    active = [max(0.0, sum(map(mul, row, image)) + row[-1]) for row in state.hidden]
+    scores = [sum(map(mul, row, active)) + row[-1] for row in state.output]
     top = max(scores)
     exps = [math.exp(score - top) for score in scores]
     total = sum(exps)
@@ -63,16 +64,14 @@ def train_batch(state: Training, images: Matrix, labels: list[int], rate: float)
     """One step of gradient descent; the batch's mean loss."""
     hidden = [[0.0] * (PIXELS + 1) for _ in range(HIDDEN)]
     output = [[0.0] * (HIDDEN + 1) for _ in range(CLASSES)]
+    columns = list(zip(*state.output))
     loss = 0.0
     for image, label in zip(images, labels):
         active, error = forward(state, image)
         loss -= math.log(max(error[label], 1e-12))
         error[label] -= 1.0
         add_outer(output, error, active)
-        back = [
-            sum(e * row[unit] for e, row in zip(error, state.output)) if active[unit] > 0 else 0.0
-            for unit in range(HIDDEN)
-        ]
+        back = [sum(map(mul, error, column)) if unit > 0 else 0.0 for unit, column in zip(active, columns)]
         add_outer(hidden, back, image)
     step = rate / len(labels)
     state.hidden = [[w - step * g for w, g in zip(*pair)] for pair in zip(state.hidden, hidden)]
