@@ -314,3 +314,17 @@ def test_a_start_that_comes_too_late(host: Host) -> None:
     assert (ended["reason"], ended["training_started"], ended["started_at"]) == ("not_started", False, None)
     assert not (run.path / "work" / "ran").exists()
     assert host.script("pass", launch_before=time.time() - 5).exit()["exit_code"] == 0
+
+
+def test_a_start_compiles_nothing(agent_directory: Path) -> None:
+    """The agent's code is installed with its byte code, which Python takes; tracebacks name the place where it lies."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(agent_directory)!r})\n"
+        "from importlib.machinery import SourceFileLoader\n"
+        "SourceFileLoader.source_to_code = None\n"
+        "from runctl.agent import guardian, salvage, saver, supervisor\n"
+        "from runctl.checkpoints import archives, durable, restoring, retention\n"
+        "print(supervisor.supervise.__code__.co_filename)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-E", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{agent_directory}/runctl/agent/supervisor.py\n", "")
