@@ -25,6 +25,8 @@ from .warm import WarmCommand
 Started = subprocess.Popen[bytes] | WarmCommand
 RUNCTL = [sys.executable, "-m", "runctl"]
 PATIENCE = 60.0
+# What a command reads when it prints, and nothing does at its start.
+READ_LATE = frozenset({"COLUMNS"})
 
 # A training that tells the world what it does, and dies of nothing but what a test tells it to.
 TRAINING = """\
@@ -137,7 +139,7 @@ class Machine:
         with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             given.write(stdin)
             given.seek(0)
-            process = self._start(args, environ, [given, out, err], warm=not environ)
+            process = self._start(args, environ, [given, out, err], warm=environ.keys() <= READ_LATE)
             try:
                 code = process.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -164,7 +166,7 @@ class Machine:
     def start(self, *args: str, warm: bool = True, **environ: str) -> Started:
         """Start a command, forked like those of `run`, and leave it running; it prints to a file of its own."""
         with (self.root / f"started-{len(self.started)}.out").open("wb") as out, open(os.devnull, "rb") as nothing:
-            process = self._start(args, environ, [nothing, out, out], warm and not environ)
+            process = self._start(args, environ, [nothing, out, out], warm and environ.keys() <= READ_LATE)
         self.started.append(process)
         return process
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import signal
@@ -129,13 +130,15 @@ def _import_program() -> None:
     for module in ("attaching", "waiting", "watching", "owner", "errors", "views", "render.outcome", "proposing"):
         import_module(f"runctl.cli.{module}")
     # What is imported and built when it is used first: validators and the reading of a command line.
-    from contextlib import redirect_stderr, suppress
+    from contextlib import redirect_stderr
 
-    from runctl.cli.main import main
+    from runctl.cli.main import run
 
-    sys.argv = ["runctl", "validate", str(EXAMPLE)]
-    with open(os.devnull, "w") as nothing, redirect_stderr(nothing), suppress(SystemExit):
-        main()
+    with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+        run(["validate", str(EXAMPLE)])
+    # Collected here and then left alone: each command would look through all of it, and copy it by doing so.
+    gc.collect()
+    gc.freeze()
 
 
 def _attend(connection: socket.socket) -> None:
@@ -174,12 +177,10 @@ def _be_the_command(request: dict[str, Any], files: list[int]) -> None:
     try:
         from runctl.cli.main import main
 
-        main()
+        main()  # comes back only by an exit that the program hasn't meant
     except SystemExit as end:
         code = end.code
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code if isinstance(code, int) else 70)
 
 
