@@ -213,6 +213,20 @@ def test_signals_of_the_script_are_default(host: Host) -> None:
     assert blocked == []
 
 
+def test_signals_that_the_caller_ignores_or_blocks_reach_the_guardian(host: Host) -> None:
+    """Whoever starts it may be deaf to a shutdown; guardian and agent are not."""
+    run = host.prepare([sys.executable, "-c", SLEEP])
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        assert host.launch(run) == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        signal.signal(signal.SIGTERM, before)
+    os.kill(run.training()["guardian"]["pid"], signal.SIGTERM)
+    assert run.exit()["reason"] == "interruption"
+
+
 @pytest.mark.parametrize("python", OTHER_PYTHONS)
 def test_other_pythons(host: Host, python: str) -> None:
     """The agent runs with every Python from 3.9 on."""
