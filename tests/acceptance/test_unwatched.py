@@ -134,7 +134,7 @@ def test_N21_the_controller_holds_the_cap_when_neither_of_the_two_can(
 
     machine.until(over, "the end")
     # What a status says while the attempt dies may be ahead of its end by as long as a look takes on a busy machine.
-    assert all(later > sooner - 1.5 for sooner, later in pairwise(spent))
+    assert all(later > sooner - 3 for sooner, later in pairwise(spent))
     assert spent[-1] <= 9
     assert not machine.trainings()
 
