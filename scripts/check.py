@@ -16,7 +16,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "6"
+WORKERS = "8"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [
     f"tests/{name}"
@@ -62,9 +62,12 @@ PURE = [
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
 KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
-# In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of.
+# In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of. They take
+# what the tests that wait leave, and are over before these.
 LIVES = Stage(
-    "simulated lives", ["nice", *tool("python", "-m", "tests.simulation", "--plain", "--seconds", "60")], told=2
+    "simulated lives",
+    ["nice", "-n", "19", *tool("python", "-m", "tests.simulation", "--plain", "--seconds", "90")],
+    told=2,
 )
 UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", "-n", "2", *AGENTLESS_TESTS)])]
 
@@ -97,18 +100,22 @@ def run_line(stages: list[Stage], failed: Event) -> None:
             print(f"ok: {stage.name} ({time.monotonic() - started:.0f} s){told}", flush=True)
 
 
+def begin(stages: list[Stage], failed: Event) -> Thread:
+    line = Thread(target=run_line, args=(stages, failed))
+    line.start()
+    return line
+
+
 def main() -> None:
     failed = Event()
-    lines = [
-        Thread(target=run_line, args=(stages, failed)) for stages in ([*STATIC, *PURE, LIVES], [*KILLING, *UNTIMED])
-    ]
-    for line in lines:
-        line.start()
-    for line in lines:
+    for line in [begin(stages, failed) for stages in ([*STATIC, *PURE, *UNTIMED], KILLING)]:
         line.join()
     if failed.is_set():
         raise SystemExit(1)
-    raise SystemExit(subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL))
+    lives = begin([LIVES], failed)
+    code = subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL)
+    lives.join()
+    raise SystemExit(code or int(failed.is_set()))
 
 
 if __name__ == "__main__":

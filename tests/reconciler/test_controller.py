@@ -472,9 +472,10 @@ async def test_a_turn_comes_by_itself(world: World, waits_for: str, controllers:
         await until(lambda: world.record(second).phase is Phase.QUEUED)
         await anyio.wait_all_tasks_blocked()
         looks = world.machine.looks
-        world.clock.move(seconds=14)
-        await anyio.sleep(0.1)
-        assert world.machine.looks == looks
+        for _ in range(14):
+            world.clock.move(seconds=1)
+            await anyio.sleep(0.02)
+        assert world.machine.looks - looks <= 3  # at the other one, for what it writes meanwhile
         world.machine.end(first)
         await until(lambda: training(world, second))
         world.machine.end(second)
