@@ -15,6 +15,8 @@ from runctl.planner.requests import StopJob
 from runctl.providers.aws.instances import TOKEN_TAG
 from runctl.store.interface import Ask, Write
 
+from .version import version
+
 # Any wall clock is at most this far from the true time, in seconds: what the product's bounds are stated with.
 MOST_SKEW = 2.0
 # A guardian ends an agent that shows no sign of life for so long.
@@ -35,7 +37,8 @@ class Violation(AssertionError):
         if life.crash_at:
             command += f" --crash-at {','.join(map(str, sorted(life.crash_at)))}"
         phase = "calm" if life.weather.calm else "storm"
-        super().__init__(f"{what}\nseed {life.seed}, {phase}, at {life.loop.time():.3f}\n{last}\nagain: {command}")
+        place = f"seed {life.seed}, {version()}, {phase}, at {life.loop.time():.3f}"
+        super().__init__(f"{what}\n{place}\n{last}\nagain: {command}")
         self.what = what
 
 

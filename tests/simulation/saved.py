@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 
+from .version import code
 from .worlds import Summary
-
-ROOT = Path(__file__).parents[2]
 
 
 class CannotGoOn(Exception):
@@ -38,14 +36,6 @@ class Run(msgspec.Struct, kw_only=True):
             tallies={field: Counter(tally) for field, tally in self.tallies.items()},
             met=Counter(self.met), broken=list(self.broken), plain=self.plain, took=self.took,
         )  # fmt: skip
-
-
-def code() -> str:
-    """A checksum of the product and of the simulation."""
-    digest = blake2b(digest_size=8)
-    for path in sorted([*(ROOT / "runctl").rglob("*.py"), *(ROOT / "tests" / "simulation").glob("*.py")]):
-        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def begin(path: Path, world: str, first: int, plain: bool) -> Run:

@@ -37,6 +37,7 @@ from .life import FAULTS
 from .living import Simulation
 from .node import MemoryStore
 from .oracles import Violation
+from .version import version
 from .worlds import SOMETIMES, SOMETIMES_WIDE, WORLDS, Summary, sweep
 
 
@@ -248,6 +249,22 @@ def test_a_safeguard_that_is_missing_is_missed(safeguard: str, monkeypatch: pyte
     with Simulation() as simulation, pytest.raises(Violation):
         for seed in ablation.seeds:
             simulation.life(seed, kind=WORLDS[ablation.world])
+
+
+def test_a_violation_says_how_to_live_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed, commit, phase, what happened last, and the one command."""
+    broken = ABLATIONS["host lock"]
+    broken.take_out(monkeypatch)
+    monkeypatch.setattr(living, "lint", lambda *_: [])
+    monkeypatch.setattr(wide, "WIDE", 0.0)
+    with Simulation() as simulation, pytest.raises(Violation) as found:
+        for seed in broken.seeds:
+            simulation.life(seed, kind=WORLDS["local"])
+    what, place, *log, again = str(found.value).splitlines()
+    assert what == found.value.what
+    assert place.startswith(f"seed {seed}, {version()}, storm, at ")
+    assert log[0].endswith("controller 0 starts")
+    assert again == f"again: python -m tests.simulation --world local --seed {seed}"
 
 
 def test_a_silenced_fault_never_strikes() -> None:

@@ -1,4 +1,4 @@
-"""A long run that is lived in parts."""
+"""A long run that is lived in parts, and what was run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from .saved import CannotGoOn, begin, save
+from .version import commit
 from .worlds import live
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -39,3 +40,18 @@ def test_lives_of_another_kind_are_not_added_up(tmp_path: Path, other: str) -> N
         path.write_bytes(b'{"code":')
     with pytest.raises(CannotGoOn):
         begin(path, "mixed" if other == "world" else "local", 41 if other == "first" else 40, plain=other == "plain")
+
+
+def test_a_commit_is_read_without_git(tmp_path: Path) -> None:
+    """On a branch, packed away or not, between branches, and where there is none."""
+    git = tmp_path / ".git"
+    assert commit(git) == "unknown"
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert commit(git) == "unknown"
+    (git / "packed-refs").write_text("# pack-refs with: peeled\n1111 refs/heads/other\n2222 refs/heads/main\n^3333\n")
+    assert commit(git) == "2222"
+    (git / "refs" / "heads" / "main").write_text("4444\n")
+    assert commit(git) == "4444"
+    (git / "HEAD").write_text("5555\n")
+    assert commit(git) == "5555"
