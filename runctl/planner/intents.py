@@ -17,11 +17,14 @@ from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJ
 
 
 def absorb(step: Pass) -> Pass:
-    """Answer every request that is new, in the order of its serial."""
+    """Answer every request that is new, in the order of its serial. What counts then is the last spec: a higher limit
+    that was asked for and taken back holds no money."""
+    generation = step.record.generation.number
     for asked in step.observed.requests:
         if asked.serial > step.record.answered:
             step = _answer(step, asked.request).to(answered=asked.serial)
-    return step
+    live = step.record.live
+    return step if live is None or step.record.generation.number == generation else _hold(step, live)
 
 
 def anticipate(record: Record, requests: tuple[Asked, ...], now: datetime) -> Record:
@@ -84,8 +87,6 @@ def _new_generation(step: Pass, request: Apply, changes: tuple[Change, ...]) -> 
     number = step.record.generation.number + 1
     generation = Generation(number=number, job=request.job, source=request.source, applied_at=step.now)
     step = step.to(generations=(*step.record.generations, generation))
-    if (live := step.record.live) is not None:
-        step = _hold(step, live)
     return step.say("Normal", "SpecChanged", f"generation {number}: {fields(changes)}")
 
 

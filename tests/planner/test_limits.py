@@ -25,8 +25,9 @@ from runctl.planner.money import (
 )
 from runctl.planner.observed import GroupSeen
 from runctl.planner.record import Attempt, ConditionType, Interval, OutcomeType, Phase
+from runctl.planner.requests import Apply
 
-from .kit import PRICED, T0, Life, job, record, ref
+from .kit import PRICED, T0, Life, job, record, ref, source
 
 Golden = Callable[[str], None]
 
@@ -147,6 +148,22 @@ def test_changing_the_cap_in_place(golden: Golden) -> None:
     golden("\n".join(life.story[3:]) + "\n")
     assert live(life).reserved == 2_000_000
     assert live(life).orders.limits.money is None
+
+
+def test_a_raise_that_is_taken_back_holds_nothing() -> None:
+    """Both are answered in one pass (the controller was away): the money of the first was never there to be held."""
+    life = Life(job(PRICED))
+    life.run(minutes=10)
+    before = live(life).reserved
+    life.apply(job("instance: {hourly_rate: 1 USD}\ncost: {cap: 5 USD}"))
+    first = life.job.generation.number
+    life.ask(
+        Apply(at=life.now, job=job(PRICED), source=source("1"), generation=first + 1, replace=True),
+    )
+    life.see(life.live())
+    assert life.job.generation.number == first + 2
+    assert live(life).orders.end == "replace"
+    assert live(life).reserved == before
 
 
 def test_a_replaced_attempt_is_granted_time_at_its_own_rate() -> None:
