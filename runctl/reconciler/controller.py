@@ -259,9 +259,10 @@ class Controller:
             return
         if made.wake_at is not None:
             self._queue.add_at(uid, made.wake_at)
-        if made.record.live is not None and may_have_agent(made.record):
+        live = made.record.live
+        if live is not None and may_have_agent(made.record, live):
             self._queue.add_at(uid, now + HEARTBEAT)
-            money = made.record.live.orders.limits.money
+            money = live.orders.limits.money
             if money is not None and now <= money.until < now + HEARTBEAT:  # a look then ends what its agent can't
                 self._queue.add_at(uid, money.until + timedelta(milliseconds=1))
         if made.record != record or held.failed is not None or held.answer is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runctl.planner.record import Desired, Record
+from runctl.planner.record import Attempt, Desired, Record
 from runctl.planner.rental import MachineState
 
 
@@ -13,9 +13,7 @@ def rests(record: Record) -> bool:
     return record.outcome is not None or record.stopped is not None
 
 
-def may_have_agent(record: Record) -> bool:
+def may_have_agent(record: Record, live: Attempt) -> bool:
     """The live attempt has a machine that is up, or was, as far as anybody has seen."""
-    if record.live is None:
-        return False
-    rental = record.rental_of(record.live)
+    rental = record.rental_of(live)
     return rental is None or rental.state not in (None, MachineState.PENDING)

@@ -68,6 +68,11 @@ def durable(machine: Machine) -> list[Path]:
     return [path for each in manifests for path in sorted(each.parent.glob("data/**/*")) if path.is_file()]
 
 
+def durable_steps(machine: Machine) -> list[int]:
+    """Which steps the durable copies of a machine's own training are of, by their content."""
+    return [json.loads(path.read_text())["step"] for path in durable(machine)]
+
+
 def alive(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)

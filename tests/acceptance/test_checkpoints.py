@@ -13,7 +13,7 @@ import pytest
 from cli.terminal import Terminal
 
 from .machine import Machine
-from .scripts import durable, events, job
+from .scripts import durable, durable_steps, events, job
 
 # Writes a whole and a broken file of each format, each under its final name.
 FORMATS = """
@@ -126,7 +126,7 @@ tell("saved")
         "apply", job(machine, code, checkpoint={"every": "1 steps", "grace": "2s"}), "--wait", timeout=30
     )
     assert done.code == 0, done
-    kept = [json.loads(path.read_text())["step"] for path in durable(machine)]
+    kept = durable_steps(machine)
     assert kept == [9997, 9998, 9999]
     assert machine.status()["checkpoints"]["newest"]["step"] == 9999
     assert len(machine.run("checkpoints", "job").out.splitlines()) < 100

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -10,7 +9,7 @@ import time
 import pytest
 
 from .machine import PATIENCE, Machine, Started
-from .scripts import durable
+from .scripts import durable_steps
 
 # A cycle takes a second, more than the check has for a hundred: it runs so many, RUNCTL_TEST_CYCLES=100 all of them.
 CYCLES = int(os.environ.get("RUNCTL_TEST_CYCLES", "8"))
@@ -77,4 +76,4 @@ def _check(machine: Machine) -> None:
             assert line["step"] == step, told[-6:]
         elif line["what"] == "drained":
             step = line["step"]
-    assert step == max((json.loads(path.read_text())["step"] for path in durable(machine)), default=0)
+    assert step == max(durable_steps(machine), default=0)

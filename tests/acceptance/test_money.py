@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from .machine import PATIENCE, Machine, machine_in
-from .scripts import durable
+from .scripts import durable_steps
 
 # A dollar a second: seconds of the world are money.
 DOLLAR_A_SECOND = {"hourly_rate": "3600 USD"}
@@ -35,11 +35,6 @@ def _bill(machine: Machine) -> float:
     for line in machine.told():
         lives.setdefault(line["pid"], []).append(line["at"])
     return sum(max(at) - min(at) for at in lives.values())
-
-
-def _newest_durable_step(machine: Machine) -> int:
-    """Of the copies on the disk, by their content."""
-    return max(json.loads(path.read_text())["step"] for path in durable(machine))
 
 
 def _reasons(machine: Machine, name: str = "job") -> list[str]:
@@ -66,7 +61,7 @@ def test_F5_S1_the_cap_holds_warns_and_goes_on_when_it_is_raised(machine: Machin
     assert attached.wait(PATIENCE) == 3
     last = machine.told()[-1]
     assert last["what"] == "drained"
-    assert _newest_durable_step(machine) == last["step"]
+    assert max(durable_steps(machine)) == last["step"]
     assert 3.0 < _bill(machine) <= Decimal(machine.status()["cost"]["spent"]) + Decimal("0.01") <= 8
     assert not [each for each in machine.processes() if "train.py" in " ".join(each.cmdline())]
 
@@ -112,7 +107,7 @@ def test_F5_the_cap_holds_with_the_controllers_killed_for_ever(tmp_path: Path) -
         for machine in manifests:
             machine.quiet(15)
         assert _bill(saving) <= 10.0
-        assert _newest_durable_step(saving) == saving.told("drained")[-1]["step"]
+        assert max(durable_steps(saving)) == saving.told("drained")[-1]["step"]
         lived = [float(line) for line in signs.read_text().split()]
         assert 3.0 <= max(lived) - min(lived) <= 10.0
         pids = [int(pid) for pid in (stubborn.world / "pids").read_text().split()]

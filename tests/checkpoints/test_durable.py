@@ -127,6 +127,18 @@ def test_a_source_that_changes(tmp_path: Path, tree: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path / "d" / "u" / "000001") == []
 
 
+def _keep_something_else(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    """From here on the disk keeps of each copy of `saved` something else than was written."""
+    real = os.fsync
+
+    def sync(descriptor: int) -> None:
+        real(descriptor)
+        if _is_copy(descriptor, saved):
+            os.pwrite(descriptor, bytes(100), 1000)
+
+    monkeypatch.setattr(os, "fsync", sync)
+
+
 def _is_copy(descriptor: int, file: Path) -> bool:
     found = os.fstat(descriptor)
     return stat.S_ISREG(found.st_mode) and found.st_size == file.stat().st_size
@@ -161,14 +173,7 @@ def test_all_of_it_is_on_the_disk_before_it_is_durable(
 
 def test_a_disk_that_keeps_something_else(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that doesn't read back as what was saved is an error, and nothing is left of it."""
-    real = os.fsync
-
-    def keep_something_else(descriptor: int) -> None:
-        real(descriptor)
-        if _is_copy(descriptor, saved):
-            os.pwrite(descriptor, bytes(100), 1000)
-
-    monkeypatch.setattr(os, "fsync", keep_something_else)
+    _keep_something_else(monkeypatch, saved)
     with pytest.raises(OSError, match="reads back different"):
         store(tmp_path / "d", saved)
     assert os.listdir(tmp_path / "d" / "u" / "000001") == []
@@ -232,14 +237,7 @@ def test_a_restore_reads_what_was_stored_once(tmp_path: Path, saved: Path, monke
 def test_a_disk_that_restores_something_else(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the disk that is restored to keeps something else, the checkpoint isn't called damaged for it."""
     stored = store(tmp_path / "d", saved)
-    real = os.fsync
-
-    def keep_something_else(descriptor: int) -> None:
-        real(descriptor)
-        if _is_copy(descriptor, saved):
-            os.pwrite(descriptor, bytes(100), 1000)
-
-    monkeypatch.setattr(os, "fsync", keep_something_else)
+    _keep_something_else(monkeypatch, saved)
     (tmp_path / "t").mkdir()
     with pytest.raises(OSError, match="reads back different"):
         restoring.restore_durable(str(stored), "m.bin", str(tmp_path / "t"))
