@@ -24,6 +24,10 @@ LEAST_TRAINING = timedelta(seconds=5)
 # The last orders leave this much between the agent's last word and the cap, for writing it down.
 CAP_MARGIN = timedelta(seconds=1)
 
+# An attempt that neither agent nor guardian can end is ended this long before its money is over: to look at it, to kill
+# it and to see it dead takes a busy machine seconds.
+HELPLESS_MARGIN = timedelta(seconds=3)
+
 # Under a group's cap the money's limit must not come before the duration's, which the agent tells apart.
 DURATION_SLACK = timedelta(minutes=1)
 

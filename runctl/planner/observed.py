@@ -25,9 +25,10 @@ class Absent(_Value, frozen=True, kw_only=True):
 
 class Starting(_Value, frozen=True, kw_only=True):
     """The attempt was claimed, and its agent hasn't written its state yet; or it is being ended, and what it saved is
-    copied."""
+    copied. `held`: as `Live`'s."""
 
     as_of: datetime
+    held: bool = False
 
 
 class Live(_Value, frozen=True, kw_only=True):

@@ -38,12 +38,17 @@ def take_in(step: Pass) -> Pass:
         return _close(step, live, end, None)
     match seen:
         case Unreachable() if live.orders.end == "assume_dead" and rental is None:
-            # Nobody saw it end: it counts as billed for as long as it could have gone on by its last orders.
+            # Nobody saw it end, or perhaps begin: it counts as billed from its intent, for as long as it could have
+            # gone on by its last orders.
+            if live.started_at is None:
+                step = _opened(step, live, live.intended_at)
             grant = live.orders.limits.money
-            billed = max(step.now, grant.until) if grant and live.started_at else step.now
+            billed = max(step.now, grant.until) if grant else step.now
             return _close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
-        case None | Unreachable() | Starting():
+        case None | Unreachable():
             return step
+        case Starting():
+            return step.wake(step.now + LOOK_AGAIN_HELD) if seen.held else step
         case Absent():
             if live.started_at is not None and rental is not None and rental.released_at is None:
                 return step  # its storage tells what it had saved, when its machine is gone
@@ -142,17 +147,21 @@ def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
 
 
 def _bill(step: Pass, live: Attempt, started_at: datetime | None) -> Pass:
-    """Open the ledger's interval at the attempt's start, once."""
+    """Note the attempt's start, and bill from there, once."""
     if started_at is None or live.started_at is not None:
         return step
-    step = step.with_attempt(msgspec.structs.replace(live, started_at=started_at))
+    return _opened(step.with_attempt(msgspec.structs.replace(live, started_at=started_at)), live, started_at)
+
+
+def _opened(step: Pass, live: Attempt, at: datetime) -> Pass:
+    """With a line of the ledger for the attempt, from `at` on, where anybody knows what its machine costs."""
     generation = step.record.generation_of(live)
     # A rented machine is billed by its own life, not by the attempt's.
     rate = rate_of(generation.job) if step.record.rental_of(live) is None else None
     if rate is None:
         return step
     interval = Interval(
-        attempt=live.number, machine=generation.job.instance.platform.value, started_at=started_at, ended_at=None,
+        attempt=live.number, machine=generation.job.instance.platform.value, started_at=at, ended_at=None,
         hourly=rate.hourly, source=rate.source, quoted_at=generation.applied_at,
     )  # fmt: skip
     return step.to(ledger=(*step.record.ledger, interval))

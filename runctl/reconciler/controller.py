@@ -12,7 +12,7 @@ import msgspec
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
-from runctl.planner.money import reserves_more
+from runctl.planner.money import HELPLESS_MARGIN, reserves_more
 from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, Desired, Record
@@ -263,8 +263,10 @@ class Controller:
         if live is not None and may_have_agent(made.record, live):
             self._queue.add_at(uid, now + HEARTBEAT)
             money = live.orders.limits.money
-            if money is not None and now <= money.until < now + HEARTBEAT:  # a look then ends what its agent can't
-                self._queue.add_at(uid, money.until + timedelta(milliseconds=1))
+            if money is not None:  # looks that end what its agent can't
+                for at in (money.until - HELPLESS_MARGIN, money.until + timedelta(milliseconds=1)):
+                    if at > now:
+                        self._queue.add_at(uid, at)
         if made.record != record or held.failed is not None or held.answer is not None:
             self._queue.add(uid)
         elif rests(made.record) or made.yields:

@@ -218,14 +218,31 @@ def test_unreachable_is_not_dead(golden: Golden) -> None:
     assert life.job.ledger[0].ended_at == T0 + timedelta(minutes=59, seconds=59)
 
 
-def test_assumed_dead_before_it_started() -> None:
-    """Nothing is billed for an attempt that was never seen to start."""
-    life = Life(job(PRICED))
+@pytest.mark.parametrize("cap", ["", "cost: {cap: 1 USD}"])
+def test_assumed_dead_before_it_was_seen_to_start(cap: str) -> None:
+    """Its launch was sent, and may have had its effect: it is billed from its intent, as one that was seen is."""
+    life = Life(job(f"instance: {{hourly_rate: 1 USD}}\n{cap}"))
     life.see()
+    life.after(minutes=2)
     life.assume_dead(1)
     life.see(Unreachable(as_of=life.now, why="no route"))
     assert life.job.live is None
-    assert life.job.ledger == ()
+    assert life.job.attempts[0].started_at is None
+    (line,) = life.job.ledger
+    assert line.started_at == T0
+    assert line.ended_at == (T0 + timedelta(minutes=59, seconds=59) if cap else life.now)
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+def test_one_that_may_be_beyond_help_is_looked_at_soon(told: bool, held: bool) -> None:
+    """Guardian and agent are held: whoever looks is to end the attempt, whether or not the agent has told anything."""
+    life = Life(job("instance: {hourly_rate: 0 USD}"))
+    life.see()
+    seen = life.live() if told else Starting(as_of=life.now)
+    made = life.see(msgspec.structs.replace(seen, held=held))
+    soon = made.wake_at is not None and made.wake_at <= life.now + timedelta(seconds=1)
+    assert soon is held
 
 
 @pytest.mark.parametrize("wish", ["stop", "cancel", "delete"])

@@ -23,6 +23,7 @@ from runctl.agent.leftovers import SALVAGED, end_unwatched, is_run_held, salvage
 from runctl.agent.processes import is_alive, signal_one
 from runctl.home import Home
 from runctl.planner.actions import Launch
+from runctl.planner.money import HELPLESS_MARGIN
 from runctl.planner.observed import Dead, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
@@ -162,8 +163,9 @@ class LocalMachine:
         return not (seeing.may_have_unsaved(run_dir) and is_run_held(str(run_dir)))
 
     def _is_beyond_help(self, record: Record, attempt: Attempt, watchers: seeing.Watchers, now: datetime) -> bool:
-        """Whether guardian and agent can't end the attempt any more, and it is time to: its money is over, or it has
-        been so for longer than they may take for its last checkpoint. Time in which the machine slept doesn't count.
+        """Whether guardian and agent can't end the attempt any more, and it is time to: its money is over (or soon will
+        be, where nobody can save anything), or it has been so for longer than they may take for its last checkpoint.
+        Time in which the machine slept doesn't count.
         """
         if not watchers.impaired:
             self._impaired.pop(record.uid, None)
@@ -172,7 +174,10 @@ class LocalMachine:
         patience = HELPLESS_SECONDS if watchers.helpless else IMPAIRED_SECONDS + salvage_seconds(grace, None)
         since = self._impaired.setdefault(record.uid, time.monotonic())
         money = attempt.orders.limits.money
-        return time.monotonic() - since > patience or (money is not None and now > money.until)
+        if time.monotonic() - since > patience:
+            return True
+        margin = HELPLESS_MARGIN if watchers.helpless else timedelta(0)
+        return money is not None and now > money.until - margin
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.

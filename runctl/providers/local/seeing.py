@@ -81,7 +81,7 @@ def look(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Watche
     if state is not None and watchers.agent:
         return _live(state, run_dir, watchers.impaired, now), watchers
     if watchers.guardian:
-        return Starting(as_of=now), watchers
+        return Starting(as_of=now, held=watchers.impaired), watchers
     # Both are gone. The exit record may have been written between the two looks.
     seen = left_behind(run_dir, now)
     if isinstance(seen, Ended):
@@ -137,7 +137,7 @@ def _untold(run_dir: Path, run_id: str, now: datetime) -> tuple[AttemptSeen, Wat
                 return Unreachable(as_of=now, why=f"`{path}`: {error.strerror}"), Watchers()
     watchers = _watchers(None, None, run_dir)
     if watchers.alive or orphans(run_id, table()) or is_run_held(str(run_dir)):
-        return Starting(as_of=now), watchers
+        return Starting(as_of=now, held=watchers.impaired), watchers
     return left_behind(run_dir, now), watchers
 
 
