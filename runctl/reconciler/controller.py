@@ -381,7 +381,9 @@ class Controller:
                     self._queue.add_at(record.uid, self._clock() + STORE_RETRY)
             case AskToStop(uid=other, why=why):
                 try:
-                    await self._commit.apply(Ask(other, StopJob(at=self._clock(), why=why)))
+                    request = StopJob(at=self._clock(), why=why)
+                    sake = (record.uid, held.versioned.version, held.epoch)
+                    await self._commit.apply(Ask(other, request, sake))
                 except NotFound:
                     pass
             case Forget(checkpoints=checkpoints):

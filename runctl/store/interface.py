@@ -141,10 +141,15 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """Put a request to whoever controls the job."""
+    """Put a request to whoever controls the job.
+
+    A controller asks for the sake of a job that it holds, as it knows that one (uid, version, epoch): refused with
+    `Conflict` if that has changed, with `NotFound` if it has gone. Who slept meanwhile stops nothing for nobody.
+    """
 
     uid: str
     request: Request
+    sake: tuple[str, int, int] | None = None
 
 
 Write = Create | Put | Remove | Acquire | Release | Ask

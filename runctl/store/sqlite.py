@@ -296,6 +296,8 @@ class SqliteStore:
         return epoch
 
     def _ask(self, write: Ask) -> int:
+        if write.sake is not None:
+            self._check(*write.sake)
         row = self._db.execute(
             "UPDATE jobs SET asked = asked + 1 WHERE uid = ? RETURNING asked", (write.uid,)
         ).fetchone()

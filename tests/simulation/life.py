@@ -38,6 +38,8 @@ STORM_SECONDS = 240.0
 # that its retries allow then (one), with the longest pause before it, and what finding out takes.
 LONGEST_TRAINING = 400.0
 CALM_SECONDS = LONGEST_TRAINING + 144.0 + 130.0 + 60.0 + 60.0
+# A call that is under way when the last job has come to its end may be tried again for half a minute.
+SETTLING_SECONDS = 60.0
 SILENCE_SECONDS = 120.0
 # Before the last of the launches that a job gives up after.
 LONGEST_BACKOFF = FIRST_RETRY * 2**MOST_UNSTARTED
@@ -348,7 +350,7 @@ class Life:
             self.loop.run_until(self.loop.time() + 5.0)
         if not self.rested():
             raise Violation(self, f"jobs don't come to their end within {within:.0f} s of calm")
-        self.loop.run_until(self.loop.time() + 10.0)
+        self.loop.run_until(self.loop.time() + SETTLING_SECONDS)
         before = self.traffic()
         self.loop.run_until(self.loop.time() + SILENCE_SECONDS)
         busy = [what for what, count in self.traffic().items() if count > before[what]]

@@ -140,8 +140,9 @@ class StorePort:
             raise StoreFull("no space left on the device")
         if self._life.meets("power cut"):
             self._cut(writes)
-        oracles.asks_only_its_own_to_stop(self._life, writes)
         receipts = self._life.store.apply(writes)
+        done = [write for write, receipt in zip(writes, receipts, strict=True) if isinstance(receipt, int)]
+        oracles.asks_only_its_own_to_stop(self._life, done)
         self._node.writes += 1
         self._life.wrote()
         self._node.at("after a write")

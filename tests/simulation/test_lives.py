@@ -279,6 +279,7 @@ REGRESSIONS = {
     ): "a launch with a late effect counted as refused, as its second sending was: nobody cared for it",
     ("local", 2970): "the same, and the next attempt began at zero beside what it had made durable",
     ("rented", 300049): "two jobs that tried every offer sent more requests at once than EC2 takes",
+    ("local", 1001844): "a controller that had slept asked a job to make room for one that was gone",
     ("local", 7030): "a cap that was raised and lowered again before a controller came was held at its highest",
     ("local", 13776): "an attempt that was vouched for before anybody had noted its start wasn't billed",
     ("rented", 665): "a copy of a machine with the tags of a job that rests: each controller cared for others alone",

@@ -181,6 +181,23 @@ class StoreContract:
         assert (store.requests("u1"), store.pending()) == ((), set())
         assert done(store.apply([Ask("u1", CancelJob(at=T0, why=""))])[0]) == 4
 
+    def test_a_request_for_another_job_needs_that_ones_lease(self, store: Store) -> None:
+        """A controller that slept asks nothing of anybody for a job that another has by now, or that has gone."""
+        create(store)
+        create(store, "b", "u2")
+        first = acquire(store)
+        stop = StopJob(at=T0, why="")
+        assert done(store.apply([Ask("u2", stop, ("u1", 1, first))])[0]) == 1
+        done(store.apply([Put("u1", 1, first, store.get("u1").record)])[0])
+        assert isinstance(store.apply([Ask("u2", stop, ("u1", 1, first))])[0], Conflict)
+        done(store.apply([Release("u1", first)])[0])
+        assert done(store.apply([Ask("u2", stop, ("u1", 2, first))])[0]) == 2
+        second = acquire(store)
+        assert isinstance(store.apply([Ask("u2", stop, ("u1", 2, first))])[0], Conflict)
+        done(store.apply([Remove("u1", 2, second)])[0])
+        assert isinstance(store.apply([Ask("u2", stop, ("u1", 2, second))])[0], NotFound)
+        assert [asked.serial for asked in store.requests("u2")] == [1, 2]
+
     def test_a_refused_put_answers_nothing(self, store: Store) -> None:
         """A request is dropped with the record that answers it, or not at all."""
         create(store)
