@@ -138,14 +138,14 @@ def _rentals(case: _Case) -> Iterator[Finding]:
 def _reserved(case: _Case) -> Iterator[Finding]:
     """What is newly held for a machine is within the caps, beside what all others have cost or hold.
 
-    A stray that comes to light in the same pass isn't among these: requests are answered before machines are looked
-    at. The grant, which is given after that, is held to its cost, too.
+    A stray that is billed from the same pass on isn't among these: requests are answered before machines are looked at.
+    The grant, which is given after that, is held to its cost, too.
     """
     before = {rental.token: rental.reserved for rental in case.before.rentals if not rental.stray}
     billed = {line.machine: interval_cost(line, case.now) for line in case.after.ledger}
     held = {rental.instance or rental.token: rental.reserved for rental in case.after.unreleased}
-    known = {rental.instance for rental in case.before.rentals}
-    come_to_light = {each.instance for each in case.after.rentals if each.stray and each.instance not in known}
+    known = {line.machine for line in case.before.ledger}
+    new = {each.instance for each in case.after.rentals if each.stray and each.instance not in known}
     caps = (
         ("cap", case.after.job.cost.cap, 0),
         ("group's cap", case.after.job.group.cap, case.observed.group.committed),
@@ -153,7 +153,7 @@ def _reserved(case: _Case) -> Iterator[Finding]:
     for rental in case.after.unreleased:
         if rental.stray or rental.reserved <= before.get(rental.token, -1):
             continue
-        rest = (billed.keys() | held.keys()) - {rental.instance or rental.token} - come_to_light
+        rest = (billed.keys() | held.keys()) - {rental.instance or rental.token} - new
         total = rental.reserved + sum(max(billed.get(key, 0), held.get(key, 0)) for key in rest)
         for name, cap, others in caps:
             if cap is not None and total + others > cap.micros:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from traceback import format_exception
 from typing import assert_never
@@ -158,7 +158,7 @@ class Controller:
                 return
             pending = self._store.pending()
             listed = self._store.jobs()
-            for versioned in (*listed, *self._earlier(pending - {each.record.uid for each in listed})):
+            for versioned in (*listed, *self._unlisted(pending, {each.record.uid for each in listed})):
                 uid = versioned.record.uid
                 if self._only is not None and uid not in self._only and uid not in self._held:
                     continue
@@ -168,13 +168,16 @@ class Controller:
         except StoreUnavailable as error:
             self._trouble(str(error))
 
-    def _earlier(self, uids: set[str]) -> Iterator[Versioned]:
-        """Runs that a newer one of their name has superseded, and of which something is asked all the same."""
-        for uid in uids:
+    def _unlisted(self, pending: set[str], listed: set[str]) -> list[Versioned]:
+        """Runs that a newer one of their name has superseded, and of which something is asked all the same, or which
+        this controller holds. What it holds and another has removed is let go: that one took it for dead."""
+        found = []
+        for uid in (pending | self._held.keys()) - listed:
             try:
-                yield self._store.get(uid)
-            except NotFound:  # removed meanwhile
-                continue
+                found.append(self._store.get(uid))
+            except NotFound:
+                self._drop(uid)
+        return found
 
     def _wake_waiting(self, groups: set[str]) -> None:
         """Plan anew whatever job waits for its turn, for the machine or for money in one of the groups."""

@@ -8,14 +8,27 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 import anyio
+import msgspec
 import pytest
 from planner.kit import T0, job, record, source
 
 from runctl.manifest.job import Job
-from runctl.planner.record import Desired, OutcomeType, Phase, Record, StopReason
+from runctl.planner.record import AttemptEnd, Desired, EndReason, Outcome, OutcomeType, Phase, Record, StopReason
 from runctl.planner.requests import Apply, CancelJob, DeleteJob, Request, StopJob
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError
-from runctl.store.interface import Ask, Create, NotFound, Put, Remove, done
+from runctl.store.interface import (
+    Acquire,
+    Ask,
+    ControllerId,
+    Create,
+    NotFound,
+    Put,
+    Release,
+    Remove,
+    StoreError,
+    Write,
+    done,
+)
 
 from .world import World, until
 
@@ -362,6 +375,31 @@ async def test_a_job_removed_by_another(world: World) -> None:
     found = world.store.get(uid)
     done(world.store.apply([Remove(uid, found.version, found.epoch)])[0])
     async with world.controller() as running:
+        await until(lambda: running.ended)
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+async def test_a_held_job_of_which_another_has_made_an_end_is_let_go(world: World, superseded: bool) -> None:
+    """A controller that slept for long is taken for dead. Awake again, it cares no longer for what was removed, or
+    ended and superseded, meanwhile: it would go on for ever."""
+    (uid,) = create(world, job())
+    async with world.controller() as running:
+        await until(lambda: training(world, uid))
+        world.dead.add(1)
+        found = world.store.get(uid)
+        epoch = found.epoch + 1
+        writes: list[Write] = [Acquire(uid, ControllerId(9, "1", "b", "heir"), T0)]
+        if superseded:
+            assert found.record.live is not None
+            lost = AttemptEnd(reason=EndReason.LOST, detail="")
+            ended = msgspec.structs.replace(found.record.live, end=lost, ended_at=T0)
+            over = Outcome(type=OutcomeType.CANCELLED, reason="Cancelled", message="", at=T0)
+            finished = msgspec.structs.replace(found.record, attempts=(ended,), outcome=over, phase=Phase.FINISHED)
+            again = msgspec.structs.replace(finished, uid="again")
+            writes += [Put(uid, found.version, epoch, finished), Release(uid, epoch), Create(again, supersedes=uid)]
+        else:
+            writes += [Remove(uid, found.version, epoch)]
+        assert [each for each in world.store.apply(writes) if isinstance(each, StoreError)] == []
         await until(lambda: running.ended)
 
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # half a minute on a machine that does nothing else
 def test_lives_in_the_storm() -> None:
     """Every life comes to its end with every promise kept, every kind of trouble was met, and they weren't idle; and in
     them every branch of the planner is taken. `python -m tests.simulation --reach` says that of other seeds."""
