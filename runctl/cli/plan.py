@@ -26,6 +26,7 @@ def plan(
 
     Freezes the code and checks the script; starts nothing and changes no job.
     """
+    import os
     from datetime import UTC, datetime
 
     from runctl.cli import saved_plan
@@ -35,14 +36,16 @@ def plan(
     from runctl.cli.render.plan import document
     from runctl.cli.streams import clean, data, data_json, warn
     from runctl.planner.preview import render
+    from runctl.providers.local.provider import LocalMachine
 
     found = read_to_apply(files)
     with opened() as (home, store):
         proposals = propose_all(store, home, found, replace=replace, rerun=rerun)
+        machine = LocalMachine(home, os.environ).seen()
         if out is not None:
             saved_plan.save(out, home, proposals, replace=replace, rerun=rerun)
             saved_plan.refuse_inside_code(out, home, proposals)
-    previews = [preview_of(each, datetime.now(UTC)) for each in proposals]
+    previews = [preview_of(each, datetime.now(UTC), machine) for each in proposals]
     if output is TextOrJson.JSON:
         data_json(document(proposals, previews), indent=2)
     else:

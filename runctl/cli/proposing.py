@@ -13,6 +13,7 @@ from runctl.cli.streams import clean, hint, say
 from runctl.home import Home
 from runctl.manifest.diagnostics import Diagnostic, Excerpt, Severity
 from runctl.manifest.job import SourcedJob
+from runctl.planner.observed import MachineSeen
 from runctl.planner.preview import Preview, preview
 from runctl.planner.reapply import Effect, Reapply
 from runctl.reconciler.applying import Prepared, Proposal, prepare, propose
@@ -53,10 +54,10 @@ def refuse_rerun(proposals: Sequence[Proposal]) -> None:
             )
 
 
-def preview_of(proposal: Proposal, now: datetime) -> Preview:
+def preview_of(proposal: Proposal, now: datetime, machine: MachineSeen | None = None) -> Preview:
     prepared, found = proposal.prepared, proposal.found
     record = found.record if found is not None else None
-    return preview(record, prepared.job, prepared.source, proposal.decision, prepared.recipe_why, now)
+    return preview(record, prepared.job, prepared.source, proposal.decision, prepared.recipe_why, now, machine)
 
 
 def _changed_files(home: Home, proposal: Proposal) -> Iterator[str]:

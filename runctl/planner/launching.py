@@ -210,6 +210,19 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
     return Go()
 
 
+def in_the_way(record: Record, machine: MachineSeen, now: datetime) -> str:
+    """What a start on the user's own machine would meet as that was seen, in words; empty if nothing."""
+    match _machine_clear(record, machine, now):
+        case Waits(message=message):
+            return f"waits: {message}"
+        case Refused(message=message):
+            return f"won't start: {message}"
+        case Go(displaces=Holder(job=job, pid=pid)):
+            return f"first asks job `{job}` (pid {pid}), which is training there, to save and stop"
+        case _:
+            return ""
+
+
 def _offer_clear(record: Record, step: Pass) -> Clearance:
     observed, now = step.observed, step.now
     if observed.rent_from is not None:

@@ -9,7 +9,9 @@ import msgspec
 
 from runctl.manifest.job import Job
 from runctl.manifest.quantities import format_duration, format_money, format_size
+from runctl.planner.launching import in_the_way
 from runctl.planner.money import affordable, cost_of, least_useful, needs, rate_of, reservation, spent
+from runctl.planner.observed import MachineSeen
 from runctl.planner.reapply import Change, Decision, Effect, Reapply
 from runctl.planner.record import Desired, Generation, Record, Source
 from runctl.planner.reminders import DEAR_PER_HOUR
@@ -32,10 +34,18 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def preview(
-    record: Record | None, job: Job, source: Source, decision: Decision, why_environment: str, now: datetime
+    record: Record | None,
+    job: Job,
+    source: Source,
+    decision: Decision,
+    why_environment: str,
+    now: datetime,
+    machine: MachineSeen | None = None,
 ) -> Preview:
-    """The plan of applying `job`. Pure: `now` only dates what is relative to it."""
+    """The plan of applying `job`. Pure: `now` only dates what is relative to it; `machine` is the user's own, where
+    somebody has looked at it."""
     as_if = _as_if(record, job, source, decision, now)
+    starts = decision.kind in STARTS and as_if.live is None
     short = _short(as_if, now)
     worst = _worst_case(as_if, now)
     return Preview(
@@ -44,6 +54,7 @@ def preview(
         changed=decision.kind not in (Reapply.ATTACH, Reapply.REPORT),
         lines=(
             ("machine", _machine(job)),
+            ("now", in_the_way(as_if, machine, now) if machine is not None and starts and not as_if.rented else ""),
             ("command", " ".join([*job.launcher, job.script, *(_quoted(arg) for arg in job.args)])),
             ("code", f"{source.code_hash[:12]} ({_size(source)}) from {source.root}"),
             ("setup", why_environment),

@@ -128,6 +128,8 @@ def test_E4_S2_a_second_training_is_refused_or_waits(machine: Machine) -> None:
     """Refused before anything starts, naming holder and choices. `busy: wait` is queued, says for whom, and starts
     after the first one's last save. A dead holder's words in the lock file hold nobody up."""
     pid = _long(machine, "first")
+    assert "won't start: job `first` (pid " in machine.run("plan", _job(machine, "second", "refuse")).out
+    assert "waits: job `first` (pid " in machine.run("plan", _job(machine, "third", "wait")).out
     done = machine.run("apply", _job(machine, "second", "refuse"), "--wait")
     assert done.code == 11, done
     assert "`first`" in done.err

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from runctl.planner.observed import Foreign, Holder, MachineSeen
 from runctl.planner.preview import preview, render
 from runctl.planner.reapply import Decision, Reapply, decide
 
@@ -46,6 +47,36 @@ def test_again(state: str, name: str, golden: Golden) -> None:
     shown = preview(life.job, spec, source(), decision, "none", life.now)
     golden(render(shown))
     assert shown.changed == (decision.kind not in (Reapply.ATTACH, Reapply.REPORT))
+
+
+@pytest.mark.parametrize("busy", ["wait", "share", "replace", "refuse"])
+def test_the_machine_is_busy(busy: str, golden: Golden) -> None:
+    """What a start would meet is told: a training of this home, of another, and one of nobody's."""
+    spec = job(f"instance: {{busy: {busy}}}")
+    told = []
+    for holder, foreign in (
+        (_holder(ours=True), ()), (_holder(ours=False), ()), (None, (FOREIGN,)), (None, ()),
+    ):  # fmt: skip
+        machine = MachineSeen(as_of=T0, name="this machine", holder=holder, foreign=foreign)
+        shown = preview(None, spec, source(), Decision(Reapply.CREATE), "none", T0, machine)
+        told.append(dict(shown.lines)["now"] or "starts at once")
+    golden("\n".join(told) + "\n")
+
+
+def test_a_live_job_is_not_in_its_own_way() -> None:
+    life = Life(job(PRICED))
+    life.run(minutes=1)
+    spec = job(f"{PRICED}\nargs: [x]")
+    machine = MachineSeen(as_of=T0, name="this machine", holder=_holder(ours=True))
+    shown = preview(life.job, spec, source(), decide(life.job, spec, source(), replace=True), "none", T0, machine)
+    assert dict(shown.lines)["now"] == ""
+
+
+FOREIGN = Foreign(pid=7, command="python train.py", evidence="uses the GPU")
+
+
+def _holder(*, ours: bool) -> Holder:
+    return Holder(job="other", uid="u9", run_id="u9-000001", pid=42, since=T0, ours=ours)
 
 
 def test_one_file() -> None:

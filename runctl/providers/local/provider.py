@@ -24,7 +24,7 @@ from runctl.agent.processes import is_alive, signal_one
 from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.money import HELPLESS_MARGIN
-from runctl.planner.observed import Dead, Holder, Live, MachineSeen, Starting
+from runctl.planner.observed import Dead, Foreign, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
@@ -32,6 +32,8 @@ from runctl.providers.local.files import make_run_dir, write_orders
 from runctl.providers.local.foreign import foreign_trainings
 from runctl.workspace.materialize import materialize
 from runctl.workspace.problems import WorkspaceError
+
+NAME = "this machine"
 
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
 LAUNCHER_SECONDS = 30.0
@@ -65,12 +67,19 @@ class LocalMachine:
 
     async def machine(self, record: Record) -> MachineSeen:
         now = datetime.now(UTC)
-        # An administrator who divides the machine has said that others' trainings are on other hosts.
-        divided = DIRECTORY_VARIABLE in self._environ
-        foreign = () if divided else await anyio.to_thread.run_sync(foreign_trainings, os.getpid())
-        return MachineSeen(as_of=now, name="this machine", holder=self._holder(), foreign=foreign)
+        foreign = await anyio.to_thread.run_sync(self._foreign)
+        return MachineSeen(as_of=now, name=NAME, holder=self._holder(ending_leftovers=True), foreign=foreign)
 
-    def _holder(self) -> Holder | None:
+    def seen(self) -> MachineSeen:
+        """Who trains on this machine now, by a look that changes nothing."""
+        now = datetime.now(UTC)
+        return MachineSeen(as_of=now, name=NAME, holder=self._holder(ending_leftovers=False), foreign=self._foreign())
+
+    def _foreign(self) -> tuple[Foreign, ...]:
+        # An administrator who divides the machine has said that others' trainings are on other hosts.
+        return () if DIRECTORY_VARIABLE in self._environ else foreign_trainings(os.getpid())
+
+    def _holder(self, *, ending_leftovers: bool) -> Holder | None:
         try:
             holders = recorded_holders()
         except (LockUnusable, OSError):
@@ -78,7 +87,7 @@ class LocalMachine:
         for holder in holders:
             if is_alive(holder.get("agent")):
                 return self._describe(holder)
-            if is_alive(holder.get("guardian")) and not self._end_leftover(holder):
+            if is_alive(holder.get("guardian")) and not (ending_leftovers and self._end_leftover(holder)):
                 return self._describe(holder)
         return None
 
