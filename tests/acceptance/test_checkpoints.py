@@ -209,7 +209,8 @@ def test_F2_the_newest_good_checkpoint_is_gone_on_from(machine: Machine) -> None
     machine.run("apply", manifest, "--no-wait")
     start = machine.until(lambda: [each for each in machine.told("start") if each["attempt"] == 2], "a start")
     assert start[0]["step"] == before < last
-    assert f"going on from `step-{before:06d}.json` of attempt 1" in machine.run("events", "job").out
+    told = f"going on from `step-{before:06d}.json` of attempt 1"
+    machine.until(lambda: told in machine.run("events", "job").out, "the word of it")
     assert machine.status()["attempts"][1]["resumed_from"]["step"] == before
     machine.run("stop", "job")
     for copy in machine.home.glob("checkpoints/*/*/*/data/*"):

@@ -202,6 +202,16 @@ def test_a_claim_that_is_lost_hides_nothing(machine: Machine, how: str) -> None:
     assert not machine.trainings()
 
 
+def _replaced(path: Path, kind: str) -> bool:
+    """Whether the agent hasn't written the file anew in between."""
+    path.unlink(missing_ok=True)
+    try:
+        path.mkdir() if kind == "directory" else os.mkfifo(path)
+    except FileExistsError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", ["claim.json", "state.json", "checkpoints.jsonl", "exit.json", "orders.json"])
 @pytest.mark.parametrize("kind", ["directory", "fifo"])
 def test_what_lies_in_place_of_one_job_s_files_harms_no_other(machine: Machine, name: str, kind: str) -> None:
@@ -212,8 +222,7 @@ def test_what_lies_in_place_of_one_job_s_files_harms_no_other(machine: Machine, 
     machine.until(lambda: machine.told("saved"), "a save")
     pids = machine.agent_pids()
     path = machine.run_dirs()[-1] / name
-    path.unlink(missing_ok=True)
-    path.mkdir() if kind == "directory" else os.mkfifo(path)
+    machine.until(lambda: _replaced(path, kind), f"a {kind} in the place of {name}")
     if name != "exit.json":
         kill_at_once(pids["agent"], pids["guardian"])
     other = machine.run("apply", job(machine, "save('epoch-1.safetensors')", "other", instance=share), "--wait")
