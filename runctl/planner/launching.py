@@ -145,7 +145,7 @@ def clear(record: Record, step: Pass) -> Clearance:
     clearance = _limits_clear(record, step) or _group_clear(record, step)
     if clearance is not None:
         return clearance
-    return _offer_clear(record, step) if record.rented else _machine_clear(record, observed.machine, now)
+    return _offer_clear(record, step) if record.rented else machine_clear(record, observed.machine, now)
 
 
 def _limits_clear(record: Record, step: Pass) -> Clearance | None:
@@ -181,7 +181,8 @@ def _group_clear(record: Record, step: Pass) -> Clearance | None:
     return None
 
 
-def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -> Clearance:
+def machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -> Clearance:
+    """May the job launch on the user's own machine, by who trains there?"""
     if machine is None:
         return Waits(Gate.LOOK, "the machine hasn't been looked at yet", now)
     busy = record.job.instance.busy
@@ -208,19 +209,6 @@ def _machine_clear(record: Record, machine: MachineSeen | None, now: datetime) -
             return Refused(f"{who} and was started without runctl, so it can't be replaced from here")
         return Refused(who)
     return Go()
-
-
-def in_the_way(record: Record, machine: MachineSeen, now: datetime) -> str:
-    """What a start on the user's own machine would meet as that was seen, in words; empty if nothing."""
-    match _machine_clear(record, machine, now):
-        case Waits(message=message):
-            return f"waits: {message}"
-        case Refused(message=message):
-            return f"won't start: {message}"
-        case Go(displaces=Holder(job=job, pid=pid)):
-            return f"first asks job `{job}` (pid {pid}), which is training there, to save and stop"
-        case _:
-            return ""
 
 
 def _offer_clear(record: Record, step: Pass) -> Clearance:

@@ -9,9 +9,9 @@ import msgspec
 
 from runctl.manifest.job import Job
 from runctl.manifest.quantities import format_duration, format_money, format_size
-from runctl.planner.launching import in_the_way
+from runctl.planner.launching import Go, Refused, Waits, machine_clear
 from runctl.planner.money import affordable, cost_of, least_useful, needs, rate_of, reservation, spent
-from runctl.planner.observed import MachineSeen
+from runctl.planner.observed import Holder, MachineSeen
 from runctl.planner.reapply import Change, Decision, Effect, Reapply
 from runctl.planner.record import Desired, Generation, Record, Source
 from runctl.planner.reminders import DEAR_PER_HOUR
@@ -54,7 +54,7 @@ def preview(
         changed=decision.kind not in (Reapply.ATTACH, Reapply.REPORT),
         lines=(
             ("machine", _machine(job)),
-            ("now", in_the_way(as_if, machine, now) if machine is not None and starts and not as_if.rented else ""),
+            ("now", _in_the_way(as_if, machine, now) if machine is not None and starts and not as_if.rented else ""),
             ("command", " ".join([*job.launcher, job.script, *(_quoted(arg) for arg in job.args)])),
             ("code", f"{source.code_hash[:12]} ({_size(source)}) from {source.root}"),
             ("setup", why_environment),
@@ -125,6 +125,19 @@ def _machine(job: Job) -> str:
     rate = rate_of(job)
     price = f"{format_money(rate.hourly)} an hour ({rate.source})" if rate else "no price known (instance.hourly_rate)"
     return f"{job.instance.platform}, {price}; when another training runs there: {job.instance.busy}"
+
+
+def _in_the_way(record: Record, machine: MachineSeen, now: datetime) -> str:
+    """What a start on the user's own machine would meet as that was seen, in words; empty if nothing."""
+    match machine_clear(record, machine, now):
+        case Waits(message=message):
+            return f"waits: {message}"
+        case Refused(message=message):
+            return f"won't start: {message}"
+        case Go(displaces=Holder(job=job, pid=pid)):
+            return f"first asks job `{job}` (pid {pid}), which is training there, to save and stop"
+        case _:
+            return ""
 
 
 def _size(source: Source) -> str:
