@@ -1,6 +1,6 @@
 """The project's whole check, in one command: style, types, layers, coverage, tests.
 
-Begins nothing more after a stage that fails, and shows its output. pytest's own closing line comes last.
+Stops after the first stage that fails and shows its output. pytest's own closing line comes last.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryFile
 from threading import Event, Thread
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "12"
+WORKERS = "8"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [
     f"tests/{name}"
     for name in ("store", "reconciler", "providers", "checkpoints", "workspace", "examples", "simulation")
 ]
-# Many machines at once, which leave little of the processor to others: before what is timed.
+# Many machines at once, which leave little of the processor to others: beside nothing that is timed.
 KILLS = "tests/acceptance/test_kills.py"
 
 
@@ -43,7 +42,7 @@ def tool(name: str, *args: str) -> list[str]:
 # Whatever has a stage of its own.
 IGNORED = [f"--ignore={path}" for path in (KILLS, *PURE_TESTS, *AGENTLESS_TESTS)]
 
-# What is pure or doesn't wait takes what the others leave of the processor, beside them from the beginning on.
+# Lines of stages that are run side by side: what is pure or doesn't wait takes what the others leave of the processor.
 STATIC = [
     Stage("ruff check", tool("ruff", "check", "--quiet", "--output-format", "concise")),
     Stage("ruff format", tool("ruff", "format", "--check", "--quiet")),
@@ -62,8 +61,9 @@ PURE = [
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
-KILLING = Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))
-# In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of.
+KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
+# In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of. They take
+# what the tests that wait leave, and are over before these.
 LIVES = Stage(
     "simulated lives",
     ["nice", "-n", "19", *tool("python", "-m", "tests.simulation", "--plain", "--seconds", "90")],
@@ -108,20 +108,13 @@ def begin(stages: list[Stage], failed: Event) -> Thread:
 
 def main() -> None:
     failed = Event()
-    aside = [begin(stages, failed) for stages in ([*STATIC, *PURE], [*UNTIMED, LIVES])]
-    run_line([KILLING], failed)
-    code = 1
-    with TemporaryFile() as told:
-        if not failed.is_set():
-            code = subprocess.call(
-                EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.STDOUT
-            )
-        for line in aside:
-            line.join()
-        told.seek(0)
-        sys.stdout.write(told.read().decode(errors="replace"))
+    for line in [begin(stages, failed) for stages in ([*STATIC, *UNTIMED], PURE, KILLING)]:
+        line.join()
     if failed.is_set():
-        print("failed: see above")
+        raise SystemExit(1)
+    lives = begin([LIVES], failed)
+    code = subprocess.call(EVERYTHING, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL)
+    lives.join()
     raise SystemExit(code or int(failed.is_set()))
 
 
