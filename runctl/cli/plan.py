@@ -35,16 +35,17 @@ def plan(
     from runctl.cli.proposing import missing_secrets, preview_of, propose_all
     from runctl.cli.render.plan import document
     from runctl.cli.streams import clean, data, data_json, warn
-    from runctl.planner.preview import render
+    from runctl.planner.preview import STARTS, render
     from runctl.providers.local.provider import LocalMachine
 
     found = read_to_apply(files)
     with opened() as (home, store):
         proposals = propose_all(store, home, found, replace=replace, rerun=rerun)
-        machine = LocalMachine(home, os.environ).seen()
         if out is not None:
             saved_plan.save(out, home, proposals, replace=replace, rerun=rerun)
             saved_plan.refuse_inside_code(out, home, proposals)
+    starts = any(each.decision.kind in STARTS for each in proposals)
+    machine = LocalMachine(home, os.environ).seen() if starts else None
     previews = [preview_of(each, datetime.now(UTC), machine) for each in proposals]
     if output is TextOrJson.JSON:
         data_json(document(proposals, previews), indent=2)

@@ -7,7 +7,7 @@ from typing import assert_never
 
 import msgspec
 
-from runctl.manifest.job import Job
+from runctl.manifest.job import Job, Platform
 from runctl.manifest.quantities import format_duration, format_money, format_size
 from runctl.planner.launching import Go, Refused, Waits, machine_clear
 from runctl.planner.money import affordable, cost_of, least_useful, needs, rate_of, reservation, spent
@@ -42,10 +42,10 @@ def preview(
     now: datetime,
     machine: MachineSeen | None = None,
 ) -> Preview:
-    """The plan of applying `job`. Pure: `now` only dates what is relative to it; `machine` is the user's own, where
+    """The plan of applying `job`. Pure: `now` only dates what is relative to it; `machine` is this computer, where
     somebody has looked at it."""
     as_if = _as_if(record, job, source, decision, now)
-    starts = decision.kind in STARTS and as_if.live is None
+    starts_here = job.instance.platform is Platform.LOCAL and decision.kind in STARTS and as_if.live is None
     short = _short(as_if, now)
     worst = _worst_case(as_if, now)
     return Preview(
@@ -54,7 +54,7 @@ def preview(
         changed=decision.kind not in (Reapply.ATTACH, Reapply.REPORT),
         lines=(
             ("machine", _machine(job)),
-            ("now", _in_the_way(as_if, machine, now) if machine is not None and starts and not as_if.rented else ""),
+            ("now", _in_the_way(as_if, machine, now) if machine is not None and starts_here else ""),
             ("command", " ".join([*job.launcher, job.script, *(_quoted(arg) for arg in job.args)])),
             ("code", f"{source.code_hash[:12]} ({_size(source)}) from {source.root}"),
             ("setup", why_environment),
@@ -128,7 +128,7 @@ def _machine(job: Job) -> str:
 
 
 def _in_the_way(record: Record, machine: MachineSeen, now: datetime) -> str:
-    """What a start on the user's own machine would meet as that was seen, in words; empty if nothing."""
+    """What a start on that machine would meet as it was seen, in words; empty if nothing."""
     match machine_clear(record, machine, now):
         case Waits(message=message):
             return f"waits: {message}"
