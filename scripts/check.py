@@ -16,7 +16,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 # Most tests wait for processes most of the time: more workers than the two cores that this is planned for.
-WORKERS = "8"
+WORKERS = "12"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [
     f"tests/{name}"
@@ -66,7 +66,7 @@ KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
 # what the tests that wait leave, and are over before these.
 LIVES = Stage(
     "simulated lives",
-    ["nice", "-n", "19", *tool("python", "-m", "tests.simulation", "--plain", "--seconds", "90")],
+    ["nice", "-n", "19", *tool("python", "-m", "tests.simulation", "--plain", "--seconds", "60")],
     told=2,
 )
 UNTIMED = [Stage("tests without an agent", ["nice", *tool("pytest", "-q", "-n", "2", *AGENTLESS_TESTS)])]

@@ -23,7 +23,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SET_UP = (
     "python3 -m venv .venv",
     ".venv/bin/pip install -q .",
-    ".venv/bin/pip install -q -e '.[dev]'",
+    ".venv/bin/pip install -q uv",
+    ".venv/bin/uv pip install -q --python .venv --compile-bytecode -e '.[dev]'",
     ".venv/bin/python scripts/check.py",
 )
 PLACEHOLDERS = {"NAME": "job", "FILE…": "job.yaml", "FIELD": "cost.cap"}
