@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+from belonging import processes_with
 
 from .permissions import bound
 from .warm import WarmCommand
@@ -226,15 +227,7 @@ class Machine:
     def processes(self) -> list[psutil.Process]:
         """Every live process of this machine: whatever carries its lock directory in its environment."""
         assert "PATH" in psutil.Process().environ(), "what can't see environments would find nothing left anywhere"
-        found = []
-        for process in psutil.process_iter():
-            try:
-                mine = process.pid != os.getpid() and process.environ().get("RUNCTL_HOST_LOCK_DIR") == str(self.lock)
-                if mine and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue  # gone meanwhile, or another user's
-        return found
+        return processes_with("RUNCTL_HOST_LOCK_DIR", str(self.lock))
 
     def trainings(self) -> list[psutil.Process]:
         """Every live process that runs the project's script."""

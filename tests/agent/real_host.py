@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from belonging import processes_with
 
 Json = dict[str, Any]
 PATIENCE = 20.0
@@ -30,7 +31,7 @@ def until(condition: Callable[[], Any], what: str | Callable[[], str] = "", pati
             return value
         if time.monotonic() > end:
             pytest.fail(f"waited {patience:g} s in vain: {what() if callable(what) else what or condition}")
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 class Run:
@@ -103,15 +104,7 @@ class Run:
 
     def processes(self) -> list[psutil.Process]:
         """What is alive of the attempt, guardian and agent included."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                mine = process.environ().get("RUNCTL_RUN_ID") == self.spec["run_id"]
-                if mine or str(self.path) in process.cmdline():
-                    found.append(process)
-        return found
+        return processes_with("RUNCTL_RUN_ID", self.spec["run_id"], or_argument=str(self.path))
 
     def gone(self) -> None:
         """Nothing of the attempt is left."""

@@ -130,6 +130,7 @@ def _reach(world: str, seeds: range) -> int:
         print(f"{branch}    {line} => {to}")
     taken = reached.branches - len(reached.missed)
     print(f"{taken} of {reached.branches} branches taken by {len(seeds)} lives in {reached.found.took:.0f} s")
+    print(f"these {len(reached.few)} take them all, twice where more than one does: {', '.join(map(str, reached.few))}")
     return 1 if reached.missed or reached.found.broken else 0
 
 

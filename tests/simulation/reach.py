@@ -7,8 +7,10 @@ import gc
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +49,12 @@ class Branch(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Of how many branches which ones weren't taken, and what else the lives had to tell."""
+    """Of how many branches which ones weren't taken, a few of the lives that take all the others (twice, where more
+    than one does), and what else the lives had to tell."""
 
     branches: int
     missed: tuple[Branch, ...]
+    few: tuple[int, ...]
     found: Summary
 
 
@@ -62,14 +66,15 @@ def reach(world: str, seeds: Iterable[int]) -> Reach:
     # Its modules were imported before: what they did then is none of the lives'.
     measured.set_option("run:disable_warnings", ["already-imported", "module-not-measured"])
     with watched(measured):
-        found = live(world, seeds)
+        found = live(world, _each_apart(measured, seeds))
     for _ in range(3):  # what is buried is collected here, and not among whatever comes next
         gc.collect()
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         measured.json_report(outfile=str(report))
         files = json.loads(report.read_text())["files"]
-    branches, missed = 0, []
+    branches, missed, takers = 0, [], _takers(measured)
+    by: dict[int, set[Branch]] = {}
     for path, told in sorted(files.items()):
         module = Path(path).stem
         apart = _besides(module)
@@ -77,7 +82,43 @@ def reach(world: str, seeds: Iterable[int]) -> Reach:
         left = _branches(module, told["missing_branches"], apart)
         branches += len(taken) + len(left)
         missed += left
-    return Reach(branches, tuple(missed), found)
+        for branch in taken:
+            for seed in takers.get(branch, ()):
+                by.setdefault(seed, set()).add(branch)
+    return Reach(branches, tuple(missed), few(by), found)
+
+
+def _each_apart(measured: coverage.Coverage, seeds: Iterable[int]) -> Iterator[int]:
+    for seed in seeds:
+        measured.switch_context(str(seed))
+        yield seed
+
+
+def _takers(measured: coverage.Coverage) -> dict[Branch, list[int]]:
+    """Which lives go from one line to another one, be that a branch or the only way."""
+    data = measured.get_data()
+    takers: dict[Branch, list[int]] = {}
+    for seed in data.measured_contexts() - {""}:
+        data.set_query_context(seed)
+        for path in data.measured_files():
+            for line, to in data.arcs(path) or ():
+                takers.setdefault(Branch(Path(path).stem, line, max(0, to)), []).append(int(seed))
+    data.set_query_contexts(None)
+    return takers
+
+
+def few(takes: Mapping[int, Set[Branch]], times: int = 2) -> tuple[int, ...]:
+    """Lives in which each branch is taken that often, or as often as in all of them: always the one that adds most."""
+    lacking = {
+        branch: min(times, count) for branch, count in Counter(chain.from_iterable(takes.values())).items()
+    }  # fmt: skip
+    left, chosen = dict(takes), []
+    while any(lacking.values()):
+        best = max(left, key=lambda seed: (sum(lacking[branch] > 0 for branch in left[seed]), -seed))
+        chosen.append(best)
+        for branch in left.pop(best):
+            lacking[branch] = max(0, lacking[branch] - 1)
+    return tuple(sorted(chosen))
 
 
 @contextmanager
