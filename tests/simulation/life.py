@@ -295,6 +295,8 @@ class Life:
 
     storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
     world = "local"
+    # Whether controllers have clocks of their own, and not that of the machine on which the agents are.
+    clocks_apart = False
     glance = timedelta(seconds=2)
     jobs: tuple[str, ...] = JOBS
     grouped: tuple[str, ...] = GROUPED

@@ -97,8 +97,10 @@ class Node(Scheduled):
         self.writes = 0
 
     def clock(self) -> datetime:
+        """Its own, or that of the machine on which it runs beside the agents."""
         true = self.life.loop.time()
-        return T0 + timedelta(seconds=true + self.clock_offset + self.drift * true)
+        apart = self.clock_offset + self.drift * true if self.life.clocks_apart else self.life.host.offset
+        return T0 + timedelta(seconds=true + apart)
 
     def start(self) -> None:
         providers, clouds = self.life.ports(self)

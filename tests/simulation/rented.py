@@ -61,6 +61,7 @@ CALM_SECONDS = (VANISHING + MISSING_FOR).total_seconds() + 900.0
 class RentedLife(Life):
     storm_seconds, calm_seconds = STORM_SECONDS, CALM_SECONDS
     world = "rented"
+    clocks_apart = True
     glance = timedelta(seconds=8)
     jobs = JOBS
     grouped = GROUPED
