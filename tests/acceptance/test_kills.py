@@ -23,10 +23,11 @@ LANES = 5  # machines side by side in one test: most of the time each of them wa
 KILLS_EACH = 20
 MOST_IN_A_JOB = 3  # the pause before a retry doubles each time
 HOURLY = 3600  # dollars an hour: a dollar a second, so that seconds of the world are money
-VICTIMS = (
+COUNTED = (
     ("controller",), ("agent",), ("agent", "guardian"), ("controller", "agent"), ("controller", "guardian"),
-    ("controller", "agent", "guardian"), ("guardian",), ("training",),
+    ("controller", "agent", "guardian"),
 )  # fmt: skip
+VICTIMS = (*COUNTED, *COUNTED, ("guardian",), ("training",))
 LEAST = 7  # seconds that an attempt must have: a grace of one, five to train, and one of margin
 SILENCE = 15  # what an attempt is billed after its last heartbeat when nobody was left to record its end
 
