@@ -88,7 +88,9 @@ def begin(run_dir: str, record: ExitRecord, me: Json, started: clocks.Now) -> Op
     """Claim the attempt and what no other attempt may have passed; None if it is not to be started: it was before, or
     `exit.json` says why.
     """
-    if not create_json(os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall}):
+    if not create_json(
+        os.path.join(run_dir, "claim.json"), {"guardian": me, "claimed_at": started.wall, "monotonic": started.active}
+    ):
         return None  # started before, and over
     try:
         record.reserve()

@@ -457,6 +457,7 @@ class Supervisor:
             "step": None if self.preparation is None else self.preparation.step or self.keeper.restoring,
             "started_at": self.started.wall,
             "heartbeat": now.wall,
+            "monotonic": now.active,
             "active": now.active - self.started.active,
             "training": None if training is None else {**training.identity, "started_at": self.training_wall},
             "drain": record.drain_state(drain, left, now),

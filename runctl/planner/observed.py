@@ -68,7 +68,9 @@ class Ended(_Value, frozen=True, kw_only=True):
 class Dead(_Value, frozen=True, kw_only=True):
     """Claimed, no last word, and neither agent nor guardian nor any process of the run is alive: proved.
 
-    `last_seen` is the agent's last word, `died_at` when somebody saw it die (None: nobody did).
+    `last_seen` is the agent's last word, `died_at` when somebody saw it die (None: nobody did), `latest` the instant of
+    the look. All three are of the clock by which the agent told its last word, however that was set since; `latest` is
+    None where nothing says how long ago that was.
     """
 
     as_of: datetime
@@ -78,6 +80,7 @@ class Dead(_Value, frozen=True, kw_only=True):
     durable: int
     newest: CheckpointRef | None
     died_at: datetime | None = None
+    latest: datetime | None = None
 
 
 class Unreachable(_Value, frozen=True, kw_only=True):

@@ -75,9 +75,10 @@ def take_in(step: Pass) -> Pass:
             step = _bill(step, live, seen.started_at)
             now = step.record.live
             assert now is not None
-            ended = min((seen.as_of, *_latest_ends(live, seen)))
+            latest = seen.latest or seen.as_of
+            ended = min((latest, *_latest_ends(live, seen)))
             for known in (seen.last_seen, seen.died_at):
-                ended = ended if known is None else max(ended, min(known, seen.as_of))
+                ended = ended if known is None else max(ended, min(known, latest))
             now = msgspec.structs.replace(now, active=_active_of(seen), durable=seen.durable)
             detail = "the agent is gone and left no exit record; no process of the attempt is alive"
             return _close(_report(step.with_attempt(now)), now, _lost(detail), ended)

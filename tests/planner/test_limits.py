@@ -455,3 +455,15 @@ def test_what_was_really_gone_on_from() -> None:
     life.see(msgspec.structs.replace(life.live(), resumed_instead=older))
     life.see(life.live())
     assert life.job.attempts[-1].resume == older
+
+
+def test_a_death_counts_by_the_clock_of_the_last_word() -> None:
+    """A wall clock that was set back between the last word and the look makes a death no cheaper."""
+    life = Life(job(PRICED))
+    life.run(seconds=130)
+    there = life.now + timedelta(seconds=30)
+    last = there - timedelta(seconds=10)
+    life.see(msgspec.structs.replace(life.dead(), last_seen=last, died_at=there, latest=there))
+    (attempt,) = life.job.attempts
+    assert attempt.ended_at == there
+    assert spent(life.job, life.now) == cost_of(1_000_000, timedelta(seconds=160))

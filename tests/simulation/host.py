@@ -6,7 +6,7 @@ What is written down here is the world's truth: who lived from when to when, wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,6 +68,7 @@ class Host:
         self.life = life
         self.name = name
         self.offset = life.dice.between("host skew", -MOST_SKEW / 2, MOST_SKEW / 2)
+        self.boots = 1
         # When it slept, as (from, to).
         self.slept: list[tuple[float, float]] = []
         self.runs: dict[tuple[str, int], Run] = {}
@@ -155,6 +156,7 @@ class Host:
 
     def cut(self) -> None:
         """The power is off. Of what was saved and not yet copied some is there when it is back: its name was synced."""
+        self.boots += 1
         for run in self.runs.values():
             if run.alive and run.exit is None:
                 saves = [each for each in (*run.waiting, run.copying) if each is not None]
@@ -172,7 +174,7 @@ class HostPort:
     def __init__(self, life: Life, node: Node) -> None:
         self._life = life
         self._node = node
-        self._alive_at: dict[tuple[str, int], datetime] = {}
+        self._alive_at: dict[tuple[str, int], float] = {}
         self._died_at: dict[tuple[str, int], datetime] = {}
 
     def _host(self, record: Record, attempt: Attempt) -> Host | None:
@@ -201,16 +203,17 @@ class HostPort:
         run = host.runs.get((record.uid, attempt.number))
         if run is None:
             return Sight(Absent(as_of=now))
-        return Sight(self._with_its_death(run, run.look(now)), run.told(attempt.events_seen))
+        return Sight(self._with_its_death(run, run.look(now), host.active()), run.told(attempt.events_seen))
 
-    def _with_its_death(self, run: Run, seen: AttemptSeen) -> AttemptSeen:
+    def _with_its_death(self, run: Run, seen: AttemptSeen, now: float) -> AttemptSeen:
         """A controller that saw an attempt alive knows when it died better than the attempt's last word does."""
         if isinstance(seen, Live | Starting):
-            self._alive_at[run.key] = seen.as_of
+            self._alive_at[run.key] = now
         elif isinstance(seen, Dead):
             alive_at = self._alive_at.pop(run.key, None)
             if alive_at is not None:
-                self._died_at[run.key] = seen.as_of if seen.as_of - alive_at <= LOOKS_APART else alive_at
+                unseen_for, latest = timedelta(seconds=now - alive_at), seen.latest or seen.as_of
+                self._died_at[run.key] = latest if unseen_for <= LOOKS_APART else latest - unseen_for
             died_at = self._died_at.get(run.key)
             if died_at is not None:
                 return msgspec.structs.replace(seen, died_at=max(died_at, seen.last_seen or died_at))

@@ -228,11 +228,12 @@ def bill(life: Life, uid: str) -> dict[int, float]:
 
 def _unseen(life: Life, uid: str) -> float:
     """Seconds by which the books may be wrong: who is lost with all that watched is billed to its last heartbeat and a
-    little more. The wall clock that says when that was may be another one, or have been set meanwhile; a held agent
-    has none.
+    little more. Only after a power cut nothing but the wall clock, which may have been set meanwhile, says how long ago
+    that was, and of a rented machine it is another one; a held agent has none.
     """
     lost = [run for run in life.runs if run.key[0] == uid and run.exit is None and not run.alive]
-    skew = MOST_SKEW if life.clocks_apart or life.counts["clock step"] else 0.0
+    unsure = life.clocks_apart or (life.counts["clock step"] and life.counts["power cut"])
+    skew = MOST_SKEW if unsure else 0.0
     return sum(skew + LONGEST_HELD * run.was_held for run in lost)
 
 

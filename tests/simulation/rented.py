@@ -167,6 +167,6 @@ class RentedHostPort(HostPort):
         newest = self._life.ref(key, run.stored[-1]) if run.stored else None
         seen = Dead(
             as_of=now, started_at=instant(run.started.wall), last_seen=instant(run.heartbeat),
-            active=run.heartbeat - run.started.wall, durable=len(run.stored), newest=newest,
+            active=run.heartbeat_active - run.started.active, durable=len(run.stored), newest=newest,
         )  # fmt: skip
         return Sight(seen)

@@ -21,6 +21,7 @@ from runctl.planner.actions import Launch
 from runctl.planner.observed import AttemptSeen, Dead, Ended, Live, Starting
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event, Record
 from runctl.providers.local.files import orders_json
+from runctl.providers.local.seeing import latest
 
 from . import oracles
 from .oracles import LONGEST_HELD
@@ -53,7 +54,7 @@ class Run:
         # Steps whose saves were on their way to where they last when the power went.
         self.lost_on_way: set[int] = set()
         self.seen = policy.Observed()
-        self.started = host.now()
+        self.started, self.boot = host.now(), host.boots
         self.began = self.life.loop.time()
         self.over: float | None = None
         self.training: Training | None = None
@@ -64,7 +65,7 @@ class Run:
         # What is in the storage, and what of it the agent knows to be there.
         self.stored: list[Save] = []
         self.durable: list[Save] = []
-        self.heartbeat = self.started.wall
+        self.heartbeat, self.heartbeat_active = self.started.wall, self.started.active
         # It was cut off before what it wrote about itself was synced.
         self.is_blank = self.oom = False
         self.events: list[Event] = []
@@ -132,7 +133,7 @@ class Run:
         if not self.agent or self.is_held or self.exit is not None:
             return
         now = self.host.now()
-        self.heartbeat = now.wall
+        self.heartbeat, self.heartbeat_active = now.wall, now.active
         if self.orders.epoch >= self.current.epoch and self.orders.serial > self.current.serial:
             self.current = self.orders
         if self.training is not None and self.training.alive and not self.training.hangs:
@@ -455,9 +456,13 @@ class Run:
         newest = self.life.ref(self.key, self.durable[-1]) if self.durable else None
         if self.is_blank:
             return Dead(as_of=now, started_at=None, last_seen=None, active=0.0, durable=0, newest=None)
+        active, silent_for = self.heartbeat_active - self.started.active, None
+        if self.host.boots == self.boot:
+            silent_for = self.host.now().active - self.heartbeat_active
+        started, last_seen = instant(self.started.wall), instant(self.heartbeat)
         return Dead(
-            as_of=now, started_at=instant(self.started.wall), last_seen=instant(self.heartbeat),
-            active=self.heartbeat - self.started.wall, durable=len(self.durable), newest=newest,
+            as_of=now, started_at=started, last_seen=last_seen, active=active, durable=len(self.durable), newest=newest,
+            latest=latest(started, last_seen, active, silent_for, now),
         )  # fmt: skip
 
 

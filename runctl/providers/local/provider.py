@@ -60,7 +60,8 @@ class LocalMachine:
         self._environ = dict(environ)
         self._runs = str(home.runs)
         self._watchers: dict[str, tuple[int, ...]] = {}
-        self._alive_at: dict[str, datetime] = {}
+        # By the clock that stands still while the machine sleeps: no setting of the wall clock makes a death cheaper.
+        self._alive_at: dict[str, float] = {}
         self._impaired: dict[str, float] = {}
         self._died_at: dict[str, datetime] = {}
         self._salvaging: set[str] = set()
@@ -127,18 +128,18 @@ class LocalMachine:
         seen, watchers = seeing.look(run_dir, run_id, now)
         if isinstance(seen, Starting) and watchers.gone:
             # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
-            self._alive_at[record.uid] = now
+            self._alive_at[record.uid] = time.monotonic()
             end_unwatched(run_id)
             seen, watchers = seeing.look(run_dir, run_id, datetime.now(UTC))
         if isinstance(seen, Dead):
-            self._note_death(run_id, record.uid, now)
+            self._note_death(run_id, record.uid, seen)
             salvaged = await anyio.to_thread.run_sync(self._salvage, run_id, run_dir)
             seen, watchers = seeing.look(run_dir, run_id, now) if salvaged else (Starting(as_of=now), watchers)
         if isinstance(seen, Dead) and run_id in self._died_at:
             died_at = self._died_at[run_id]
             seen = msgspec.structs.replace(seen, died_at=max(died_at, seen.last_seen or died_at))
         elif isinstance(seen, Live | Starting) and run_id not in self._died_at:
-            self._alive_at[record.uid] = now
+            self._alive_at[record.uid] = time.monotonic()
             if self._is_beyond_help(record, attempt, watchers, now):
                 for pid in watchers.alive:
                     signal_one(pid, signal.SIGKILL)
@@ -148,13 +149,14 @@ class LocalMachine:
             self._watchers.pop(record.uid, None)
         return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
 
-    def _note_death(self, run_id: str, uid: str, now: datetime) -> None:
+    def _note_death(self, run_id: str, uid: str, seen: Dead) -> None:
         """Of an attempt that died since the last look is billed what was seen of it, and what nobody can tell from
         that.
         """
         alive_at = self._alive_at.pop(uid, None)
         if alive_at is not None:
-            self._died_at[run_id] = now if now - alive_at <= LOOKS_APART else alive_at
+            unseen_for, latest = timedelta(seconds=time.monotonic() - alive_at), seen.latest or seen.as_of
+            self._died_at[run_id] = latest if unseen_for <= LOOKS_APART else latest - unseen_for
 
     def _salvage(self, run_id: str, run_dir: Path) -> bool:
         """See to it that what a dead attempt had saved is copied, by a process that needs no controller; whether that

@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import stat
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,7 +19,7 @@ import msgspec
 
 from runctl.agent.files import parse_lines
 from runctl.agent.leftovers import SALVAGED, is_run_held
-from runctl.agent.processes import STOPPED, Process, look_for, orphans, programs, table
+from runctl.agent.processes import STOPPED, Process, boot_id, look_for, orphans, programs, table
 from runctl.agent.record import TRAINING_STARTED
 from runctl.planner.observed import Absent, AttemptSeen, Dead, Ended, Live, Starting, Unreachable
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event
@@ -302,14 +303,41 @@ def _dead(claim: Json, state: Json | None, run_dir: Path, now: datetime) -> Atte
     checkpoints = _object(state.get("checkpoints"))
     newest = checkpoint_ref(checkpoints.get("newest_durable"))
     newest, durable = _told_or_noted(newest, _whole(checkpoints.get("durable")) or 0, run_dir)
+    started = instant(state.get("started_at")) or instant(claim.get("claimed_at"))
+    last_seen = instant(state.get("heartbeat")) or instant(claim.get("claimed_at"))
+    silent_for = _since(state, "agent") if state.get("heartbeat") is not None else _since(claim, "guardian")
+    active = _number(state.get("active"))
     return Dead(
         as_of=now,
-        started_at=instant(state.get("started_at")) or instant(claim.get("claimed_at")),
-        last_seen=instant(state.get("heartbeat")) or instant(claim.get("claimed_at")),
-        active=_number(state.get("active")),
+        started_at=started,
+        last_seen=last_seen,
+        latest=latest(started, last_seen, active, silent_for, now),
+        active=active,
         durable=durable,
         newest=newest,
     )
+
+
+def _since(word: Json, who: str) -> float | None:
+    """How many seconds ago this was written, in which the machine was awake; None if that was before it was started."""
+    monotonic, now = word.get("monotonic"), time.monotonic()
+    if isinstance(monotonic, bool) or not isinstance(monotonic, int | float) or not 0 <= monotonic <= now:
+        return None
+    return now - monotonic if _object(word.get(who)).get("boot_id") == boot_id() else None
+
+
+def latest(
+    started: datetime | None, last_seen: datetime | None, active: float, silent_for: float | None, now: datetime
+) -> datetime | None:
+    """The instant of the look by the clock of the last word. One that was written in the future makes it no later than
+    what the attempt was there for, awake."""
+    if started is None or last_seen is None or silent_for is None:
+        return None
+    try:
+        there = max(now, started + timedelta(seconds=active + silent_for))
+        return min(last_seen + timedelta(seconds=silent_for), there)
+    except (OverflowError, ValueError):
+        return None
 
 
 def _told_or_noted(told: CheckpointRef | None, count: int, run_dir: Path) -> tuple[CheckpointRef | None, int]:
