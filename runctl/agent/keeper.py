@@ -115,6 +115,8 @@ class Keeper:
             for report in self.helper.reports():
                 if "restored" in report:
                     self._restored = report["restored"]
+                elif "numbered" in report:
+                    self._watch.seen = report["numbered"]
                 elif "damaged" in report:
                     self.resumed_instead = report["instead"]
                     self._event("checkpoint_damaged", report["damaged"])

@@ -87,8 +87,9 @@ def _newest_good(source: str, name: str, target_dir: str, report: Report) -> str
 
 
 def prepare(spec: Spec) -> Callable[[Report], None]:
-    """Before the start: sweep torn copies, make sure that copies can be made, restore. Reports `restored` (a path
-    or "").
+    """Before the start: sweep torn copies, make sure that copies can be made, restore. Reports `numbered` (up to where
+    copies of this attempt are numbered, where a start of it that left no other trace has made some) and, at last,
+    `restored` (a path or "").
     """
 
     def work(report: Report) -> None:
@@ -101,6 +102,9 @@ def prepare(spec: Spec) -> Callable[[Report], None]:
         except OSError as error:
             report({"failed": f"the destination of checkpoints can't be written: {error}"})
             return
+        there = durable.numbers(checkpoint.destination, spec.uid, spec.attempt)
+        if there:
+            report({"numbered": there[-1]})
         wanted = checkpoint.restore
         if wanted is None:
             report({"restored": ""})

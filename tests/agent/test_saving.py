@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -301,6 +302,19 @@ def test_a_damaged_restore(host: Host, damage: str) -> None:
     assert str(source) in ended["detail"]
     assert run.output() == b""
     assert os.listdir(run.spec["checkpoint"]["dir"]) == []
+
+
+def test_an_attempt_that_leaves_no_trace_is_numbered_on(host: Host) -> None:
+    """Started again after its directory was removed, it overwrites nothing, and what it saves is durable at once."""
+    run = start_and_save(host)
+    (before,) = run.durable()
+    first = manifest(before)
+    shutil.rmtree(run.path)
+    again = host.script(NPZ + "npz('checkpoints/epoch-6.npz', 6)", uid=run.spec["uid"], limits={"keep": 3})
+    assert again.exit()["checkpoints"]["durable"] == 1
+    assert [path.name for path in again.durable()] == ["000001", "000002"]
+    assert manifest(before) == first
+    assert manifest(again.durable()[1])["epoch"] == 6
 
 
 def test_torn_copies_are_swept(host: Host) -> None:

@@ -64,6 +64,8 @@ class Run:
         self.copying: Save | None = None
         # What is in the storage, and what of it the agent knows to be there.
         self.stored: list[Save] = []
+        # Where the same attempt was started before, and left no trace on the machine, it is numbered on from.
+        self.numbered = max((seq for *of, seq in self.life.durable if tuple(of) == self.key), default=0)
         self.durable: list[Save] = []
         self.heartbeat, self.heartbeat_active = self.started.wall, self.started.active
         # It was cut off before what it wrote about itself was synced.
@@ -263,7 +265,8 @@ class Run:
         """Its manifest is written, unless it is there already."""
         stored = next((each for each in self.stored if each.step == save.step), None)
         if stored is None:
-            stored = msgspec.structs.replace(save, seq=len(self.stored) + 1, at=self.host.now().wall)
+            stored = msgspec.structs.replace(save, seq=self.numbered + 1, at=self.host.now().wall)
+            self.numbered += 1
             self.stored.append(stored)
             self.life.became_durable(self.key, stored)
         return stored

@@ -284,6 +284,7 @@ REGRESSIONS = {
     ("local", 13776): "an attempt that was vouched for before anybody had noted its start wasn't billed",
     ("rented", 665): "a copy of a machine with the tags of a job that rests: each controller cared for others alone",
     ("rented", 2003307): "a controller that had slept cared for ever for a job that another had removed meanwhile",
+    ("rented", 30010643): "an attempt started again on a machine that was wiped numbered its checkpoints from 1",
     ("rented", 1004631): "a machine that three listings in a row lacked counted as gone, and was billed",
 }
 
