@@ -260,6 +260,9 @@ class Controller:
             await self._commit.apply(Remove(uid, held.versioned.version, held.epoch, record.group, cost))
             self._drop(uid)
             return
+        if self._held.get(uid) is not held:
+            self._queue.add(uid)  # let go in the midst of this pass, which is history
+            return
         if made.wake_at is not None:
             self._queue.add_at(uid, made.wake_at)
         live = made.record.live
