@@ -309,6 +309,7 @@ def test_an_attempt_that_leaves_no_trace_is_numbered_on(host: Host) -> None:
     run = start_and_save(host)
     (before,) = run.durable()
     first = manifest(before)
+    run.gone()
     shutil.rmtree(run.path)
     again = host.script(NPZ + "npz('checkpoints/epoch-6.npz', 6)", uid=run.spec["uid"], limits={"keep": 3})
     assert again.exit()["checkpoints"]["durable"] == 1
