@@ -24,9 +24,9 @@ LEAST_TRAINING = timedelta(seconds=5)
 # The last orders leave this much between the agent's last word and the cap, for writing it down.
 CAP_MARGIN = timedelta(seconds=1)
 
-# An attempt that neither agent nor guardian can end is ended this long before its money is over: to look at it, to kill
-# it and to see it dead takes a busy machine seconds.
-HELPLESS_MARGIN = timedelta(seconds=3)
+# An attempt that neither agent nor guardian can end is ended this long before its money is over: a pass may have to
+# wait for a disk before it looks, and to kill the attempt and to see it dead takes a busy machine seconds.
+HELPLESS_MARGIN = timedelta(seconds=5)
 
 # Under a group's cap the money's limit must not come before the duration's, which the agent tells apart.
 DURATION_SLACK = timedelta(minutes=1)

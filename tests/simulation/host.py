@@ -6,21 +6,19 @@ What is written down here is the world's truth: who lived from when to when, wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from runctl.agent.clocks import Now
 from runctl.agent.guardian import LATE_SECONDS
 from runctl.agent.orders import parse_orders
 from runctl.agent.spec import Spec
 from runctl.planner.actions import Launch
-from runctl.planner.observed import Absent, AttemptSeen, Dead, Live, MachineSeen, Starting, Unreachable
+from runctl.planner.observed import Absent, Dead, Live, MachineSeen, Starting, Unreachable
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
+from runctl.providers.local.deaths import Deaths
 from runctl.providers.local.files import orders_json
-from runctl.providers.local.provider import LOOKS_APART
 
 from . import oracles
 from .node import Node
@@ -174,8 +172,7 @@ class HostPort:
     def __init__(self, life: Life, node: Node) -> None:
         self._life = life
         self._node = node
-        self._alive_at: dict[tuple[str, int], float] = {}
-        self._died_at: dict[tuple[str, int], datetime] = {}
+        self._deaths = Deaths()
 
     def _host(self, record: Record, attempt: Attempt) -> Host | None:
         """The machine of an attempt; None if it can't be reached."""
@@ -203,21 +200,12 @@ class HostPort:
         run = host.runs.get((record.uid, attempt.number))
         if run is None:
             return Sight(Absent(as_of=now))
-        return Sight(self._with_its_death(run, run.look(now), host.active()), run.told(attempt.events_seen))
-
-    def _with_its_death(self, run: Run, seen: AttemptSeen, now: float) -> AttemptSeen:
-        """A controller that saw an attempt alive knows when it died better than the attempt's last word does."""
+        seen = run.look(now)
         if isinstance(seen, Live | Starting):
-            self._alive_at[run.key] = now
+            self._deaths.alive(run.key, host.active())
         elif isinstance(seen, Dead):
-            alive_at = self._alive_at.pop(run.key, None)
-            if alive_at is not None:
-                unseen_for, latest = timedelta(seconds=now - alive_at), seen.latest or seen.as_of
-                self._died_at[run.key] = latest if unseen_for <= LOOKS_APART else latest - unseen_for
-            died_at = self._died_at.get(run.key)
-            if died_at is not None:
-                return msgspec.structs.replace(seen, died_at=max(died_at, seen.last_seen or died_at))
-        return seen
+            seen = self._deaths.dated(run.key, seen, host.active())
+        return Sight(seen, run.told(attempt.events_seen))
 
     def glance(self, record: Record, attempt: Attempt) -> object:
         self._alive()

@@ -28,6 +28,7 @@ from runctl.planner.observed import Dead, Foreign, Holder, Live, MachineSeen, St
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import seeing, spec
+from runctl.providers.local.deaths import Deaths
 from runctl.providers.local.files import make_run_dir, write_orders
 from runctl.providers.local.foreign import foreign_trainings
 from runctl.workspace.materialize import materialize
@@ -38,6 +39,7 @@ NAME = "this machine"
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
 LAUNCHER_SECONDS = 30.0
 CLAIM_SECONDS = 5.0
+KILL_SECONDS = 1.0
 # What is salvaged within this doesn't keep the job waiting for another look.
 SALVAGE_SECONDS = 2.0
 
@@ -48,9 +50,6 @@ HELPLESS_SECONDS = 5.0
 # A guardian ends at once when its attempt has; one that is there this much later does nothing any more.
 LEFTOVER_SECONDS = 5.0
 
-# A controller looks at a live attempt at least so often, unless its machine slept.
-LOOKS_APART = timedelta(seconds=20)
-
 
 class LocalMachine:
     """Starts attempts in run directories under `home`; `environ` is what trainings may see a part of."""
@@ -60,10 +59,8 @@ class LocalMachine:
         self._environ = dict(environ)
         self._runs = str(home.runs)
         self._watchers: dict[str, tuple[int, ...]] = {}
-        # By the clock that stands still while the machine sleeps: no setting of the wall clock makes a death cheaper.
-        self._alive_at: dict[str, float] = {}
+        self._deaths = Deaths()
         self._impaired: dict[str, float] = {}
-        self._died_at: dict[str, datetime] = {}
         self._salvaging: set[str] = set()
 
     async def machine(self, record: Record) -> MachineSeen:
@@ -126,37 +123,26 @@ class LocalMachine:
         run_dir = self._home.run_dir(record.uid, attempt.number)
         run_id = spec.run_id(record, attempt)
         seen, watchers = seeing.look(run_dir, run_id, now)
+        if isinstance(seen, Live | Starting):
+            self._deaths.alive(run_id, time.monotonic())
+            if not self._deaths.know(run_id) and self._is_beyond_help(record, attempt, run_id, watchers, now):
+                await anyio.to_thread.run_sync(_end, watchers.alive)
+                seen, watchers = seeing.look(run_dir, run_id, datetime.now(UTC))
         if isinstance(seen, Starting) and watchers.gone:
             # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
-            self._alive_at[record.uid] = time.monotonic()
             end_unwatched(run_id)
             seen, watchers = seeing.look(run_dir, run_id, datetime.now(UTC))
         if isinstance(seen, Dead):
-            self._note_death(run_id, record.uid, seen)
+            dead = self._deaths.dated(run_id, seen, time.monotonic())
             salvaged = await anyio.to_thread.run_sync(self._salvage, run_id, run_dir)
             seen, watchers = seeing.look(run_dir, run_id, now) if salvaged else (Starting(as_of=now), watchers)
-        if isinstance(seen, Dead) and run_id in self._died_at:
-            died_at = self._died_at[run_id]
-            seen = msgspec.structs.replace(seen, died_at=max(died_at, seen.last_seen or died_at))
-        elif isinstance(seen, Live | Starting) and run_id not in self._died_at:
-            self._alive_at[record.uid] = time.monotonic()
-            if self._is_beyond_help(record, attempt, watchers, now):
-                for pid in watchers.alive:
-                    signal_one(pid, signal.SIGKILL)
+            if isinstance(seen, Dead):
+                seen = msgspec.structs.replace(seen, died_at=dead.died_at)
         if watchers.alive:
             self._watchers[record.uid] = watchers.alive
         else:
             self._watchers.pop(record.uid, None)
         return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
-
-    def _note_death(self, run_id: str, uid: str, seen: Dead) -> None:
-        """Of an attempt that died since the last look is billed what was seen of it, and what nobody can tell from
-        that.
-        """
-        alive_at = self._alive_at.pop(uid, None)
-        if alive_at is not None:
-            unseen_for, latest = timedelta(seconds=time.monotonic() - alive_at), seen.latest or seen.as_of
-            self._died_at[run_id] = latest if unseen_for <= LOOKS_APART else latest - unseen_for
 
     def _salvage(self, run_id: str, run_dir: Path) -> bool:
         """See to it that what a dead attempt had saved is copied, by a process that needs no controller; whether that
@@ -173,17 +159,19 @@ class LocalMachine:
             _await(lambda: not seeing.may_have_unsaved(run_dir), SALVAGE_SECONDS)
         return not (seeing.may_have_unsaved(run_dir) and is_run_held(str(run_dir)))
 
-    def _is_beyond_help(self, record: Record, attempt: Attempt, watchers: seeing.Watchers, now: datetime) -> bool:
+    def _is_beyond_help(
+        self, record: Record, attempt: Attempt, run_id: str, watchers: seeing.Watchers, now: datetime
+    ) -> bool:
         """Whether guardian and agent can't end the attempt any more, and it is time to: its money is over (or soon will
         be, where nobody can save anything), or it has been so for longer than they may take for its last checkpoint.
         Time in which the machine slept doesn't count.
         """
         if not watchers.impaired:
-            self._impaired.pop(record.uid, None)
+            self._impaired.pop(run_id, None)
             return False
         grace = record.generation_of(attempt).job.checkpoint.grace.seconds
         patience = HELPLESS_SECONDS if watchers.helpless else IMPAIRED_SECONDS + salvage_seconds(grace, None)
-        since = self._impaired.setdefault(record.uid, time.monotonic())
+        since = self._impaired.setdefault(run_id, time.monotonic())
         money = attempt.orders.limits.money
         if time.monotonic() - since > patience:
             return True
@@ -260,6 +248,13 @@ class LocalMachine:
         if checkpoints:
             for place in {spec.destination(self._home, generation) for generation in record.generations}:
                 shutil.rmtree(place / record.uid, ignore_errors=True)
+
+
+def _end(pids: tuple[int, ...]) -> None:
+    """Kill them, and give them the moment that they need to be gone."""
+    for pid in pids:
+        signal_one(pid, signal.SIGKILL)
+    _await(lambda: not any(map(_exists, pids)), KILL_SECONDS)
 
 
 def _await(is_there: Callable[[], bool], seconds: float) -> None:
