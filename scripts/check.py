@@ -61,6 +61,8 @@ PURE = [
 ]
 # One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
 EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", *IGNORED)
+# Once, before many workers would each compile all tests at the same time.
+COMPILING = Stage("collection", ["nice", *tool("pytest", "-q", "--collect-only", *IGNORED)])
 KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
 # In seconds: other lives each time, so that the promises are asked about worlds that nobody has thought of. They take
 # what the tests that wait leave, and are over before these.
@@ -108,7 +110,7 @@ def begin(stages: list[Stage], failed: Event) -> Thread:
 
 def main() -> None:
     failed = Event()
-    for line in [begin(stages, failed) for stages in ([*STATIC, *UNTIMED], PURE, KILLING)]:
+    for line in [begin(stages, failed) for stages in ([*STATIC, *UNTIMED], [*PURE, COMPILING], KILLING)]:
         line.join()
     if failed.is_set():
         raise SystemExit(1)

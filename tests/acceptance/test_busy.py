@@ -289,7 +289,8 @@ def test_E4_S2_a_foreign_training_is_found_by_its_use_of_the_gpu(on_gpu: Callabl
     with subprocess.Popen(sleeping, stdin=subprocess.PIPE) as beside:
         on_gpu(f"{beside.pid}\n{os.getpid()}\n{os.getppid()}\n")
         found = _foreign(os.getpid(), TRAINING)
-        assert (list(found), found[beside.pid].evidence) == ([beside.pid], "uses the GPU")
+        # Whatever else is busy on this machine is found for that.
+        assert [pid for pid, each in found.items() if each.evidence == "uses the GPU"] == [beside.pid]
         assert found[beside.pid].command.endswith("train.py")
         assert os.getpid() not in _foreign(beside.pid, TRAINING)
         for text in ("", NO_DRIVER):

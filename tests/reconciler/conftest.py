@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import reproducible  # noqa: F401
 
 from runctl.store.sqlite import SqliteStore
 
