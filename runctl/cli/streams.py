@@ -33,7 +33,11 @@ class Style(Enum):
 
 def clean(text: str) -> str:
     """The text with control characters made visible: `\\x1b`, `\\u202e`."""
-    return text if text.isascii() and text.isprintable() else re.sub(_ALIVE, _visible, text)
+    return text if _is_plain(text) else re.sub(_ALIVE, _visible, text)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def clean_line(text: str) -> str:
@@ -43,6 +47,8 @@ def clean_line(text: str) -> str:
 
 def clean_output(text: str) -> str:
     """A line of a training's output: its colours and cursor movements dropped, of overwritten text the last."""
+    if _is_plain(text):
+        return text
     text = _SEQUENCE.sub("", text).rstrip("\r")
     return clean(text.rpartition("\r")[2])
 

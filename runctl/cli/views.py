@@ -41,9 +41,10 @@ class Lines:
         self._said: dict[str, str] = {}
 
     def show(self, news: list[News]) -> None:
-        for each in news:
-            for line in self.lines(each):
-                say(line)
+        # One write for all of it: a training may print faster than lines can be written one by one.
+        new = [line for each in news for line in self.lines(each)]
+        if new:
+            say("\n".join(new))
 
     def close(self) -> None:
         for name, rest in self._partial.items():

@@ -52,7 +52,7 @@ def test_X3_every_example_is_run() -> None:
 @pytest.mark.slow
 def test_X3_resume_goes_on_where_it_was_stopped(machine: Machine) -> None:
     """`stop` saves; applied again it goes on from that checkpoint, in a new attempt, to its end."""
-    manifest = _shorter(machine, "resume", **{"[--epochs, 60]": "[--epochs, 14]"})
+    manifest = _shorter(machine, "resume", **{"[--epochs, 60]": "[--epochs, 9]"})
     assert machine.run("apply", manifest, "--no-wait").code == 0
     machine.until(lambda: durable(machine), "a first checkpoint")
     assert machine.run("stop", "resume").code == 0
