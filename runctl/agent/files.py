@@ -4,6 +4,7 @@ record.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -31,11 +32,21 @@ def complain(text: str) -> None:
         pass
 
 
+def read_file(path: str, most: int = -1) -> bytes:
+    """The content of a plain file, or its first bytes. Raises OSError, also of anything else that lies in its place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "isn't a plain file", path)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: str) -> Json:
     """The JSON object in a file. Raises OSError, or ValueError when it isn't one (or is larger than 4 MiB)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        text = file.read(MAX_JSON_BYTES + 1)
+    text = read_file(path, MAX_JSON_BYTES + 1)
     if len(text) > MAX_JSON_BYTES:
         raise ValueError("is larger than 4 MiB")
     try:

@@ -12,7 +12,7 @@ from runctl.cli.commands import CONTEXT
 from runctl.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from runctl.providers.local.vitals import CheckpointLine
+    from runctl.providers.hosts.vitals import CheckpointLine
 
 
 class ListByDefault(TyperGroup):
@@ -89,7 +89,7 @@ def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
 
 def _checkpoints(name: str) -> list[CheckpointLine]:
     from runctl.cli.jobs import find, opened_to_read
-    from runctl.providers.local.vitals import checkpoint_lines
+    from runctl.providers.local.run_dir import checkpoint_lines
 
     with opened_to_read() as (home, store):
         record = find(store, name).record

@@ -13,9 +13,9 @@ from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
 from runctl.planner.seeing import HEARTBEAT
 from runctl.planner.status import AGENT_DIED
-from runctl.providers.local import seeing
+from runctl.providers.hosts.vitals import Progress, Vitals
+from runctl.providers.local import run_dir
 from runctl.providers.local.spec import run_id
-from runctl.providers.local.vitals import Progress, Vitals, vitals
 from runctl.reconciler.resting import rests
 from runctl.store.interface import ControllerId, Store, Versioned
 
@@ -110,13 +110,13 @@ def look(home: Home, store: Store, versioned: Versioned, now: datetime) -> Sight
     if controller is None and record.live is not None:
         record = _as_seen(home, record, record.live, now)
     attempt = record.attempt
-    seen = vitals(home.run_dir(record.uid, attempt.number)) if attempt is not None else None
+    seen = run_dir.vitals(home.run_dir(record.uid, attempt.number)) if attempt is not None else None
     return Sight(record=record, now=now, vitals=seen, controller=controller)
 
 
 def _as_seen(home: Home, record: Record, live: Attempt, now: datetime) -> Record:
     """The record as the next controller will write it, if the attempt has begun or ended and none has seen that yet."""
-    seen, _ = seeing.look(home.run_dir(record.uid, live.number), run_id(record, live), now)
+    seen = run_dir.look(home.run_dir(record.uid, live.number), run_id(record, live), now)
     if isinstance(seen, Dead) and seen.last_seen is not None and now <= seen.last_seen + HEARTBEAT:
         return record  # until when it is billed isn't sure yet
     if not (isinstance(seen, Ended | Dead) or (isinstance(seen, Live) and live.started_at is None)):

@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runctl.agent.foreign import TRAINING, Busyness, foreign_trainings
 from runctl.planner.observed import Foreign
-from runctl.providers.local.foreign import TRAINING, Busyness, foreign_trainings
 
 from .machine import PATIENCE, Machine, machine_in
 

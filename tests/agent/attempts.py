@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runctl.agent import guardian, saver
+from runctl.agent import guardian, hostside, saver
 from runctl.agent.child import Helper
 from runctl.agent.clocks import Now
 from runctl.agent.files import ExitRecord, Journal, write_json
@@ -30,8 +30,9 @@ from runctl.agent.watch import CutOff
 from runctl.checkpoints import durable, verifying
 from runctl.planner.observed import Absent, Dead, Ended
 from runctl.planner.record import CheckpointRef, EndReason
-from runctl.providers.local import seeing
+from runctl.providers.hosts import reading
 from runctl.providers.local.files import make_run_dir
+from runctl.providers.local.run_dir import left_behind
 
 from .power_cut import Cut, Recorder, lay_out, unsynced
 
@@ -269,18 +270,18 @@ class Judge:
         now = datetime.now(UTC)
         for name in ("events.jsonl", "checkpoints.jsonl"):
             yield from self._torn_before_the_end(run_dir / name)
-        seen = seeing.left_behind(run_dir, now)
+        seen = left_behind(run_dir, now)
         if promised["claimed"] and isinstance(seen, Absent):
             yield "an attempt that was claimed counts as never started"
         if isinstance(seen, Absent):
             return
         yield from self._not_noted(run_dir, promised)
-        if isinstance(seen, Dead) and seeing.may_have_unsaved(run_dir):
+        if isinstance(seen, Dead) and hostside.may_have_unsaved(str(run_dir)):
             if salvage_unwatched(str(run_dir), at_once) != 0:
                 yield "the salvage gave up"
-            elif seeing.may_have_unsaved(run_dir):
+            elif hostside.may_have_unsaved(str(run_dir)):
                 yield "the salvage found no end"
-            seen = seeing.left_behind(run_dir, now)
+            seen = left_behind(run_dir, now)
         assert isinstance(seen, Dead | Ended)
         yield from self._wrong_end(seen, promised)
         yield from self._wrong_events(run_dir, promised)
@@ -299,7 +300,7 @@ class Judge:
 
     def _not_noted(self, run_dir: Path, promised: dict[str, list[Any]]) -> Iterable[str]:
         """What is told of the attempt if nobody salvages it."""
-        noted = {(line["attempt"], line["seq"]) for line in seeing.read_lines(run_dir / "checkpoints.jsonl")}
+        noted = {(line["attempt"], line["seq"]) for line in hostside.journal(str(run_dir))}
         if not noted.issuperset(each for each in promised["durable"] if each[0] == self._attempt):
             yield f"of the durable checkpoints only {sorted(noted)} are noted"
 
@@ -312,7 +313,7 @@ class Judge:
             yield f"the exit code is told as {seen.end.exit_code}"
 
     def _wrong_events(self, run_dir: Path, promised: dict[str, list[Any]]) -> Iterable[str]:
-        numbers = [number for number, _ in seeing.agent_events(run_dir, 0, self._attempt)]
+        numbers = [number for number, _ in reading.agent_events(hostside.events(str(run_dir), 0), self._attempt)]
         if numbers != list(range(1, len(numbers) + 1)):
             yield f"the events are numbered {numbers}"
         if len(numbers) < max((number for _, number in promised["event"]), default=0):

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent import bundle
+from runctl.agent import bundle, hostside
 from runctl.agent.salvage import salvage_unwatched
 from runctl.checkpoints import durable
 from runctl.planner.observed import Dead, Ended
-from runctl.providers.local import seeing
 from runctl.providers.local.files import make_run_dir
+from runctl.providers.local.run_dir import left_behind
 
 from .attempts import UID, Deaf, Disk, Judge, Life, at_once, first_fault, hears, judge_all, safetensors_file, torch_file
 from .power_cut import Cut, Recorder, lay_out
@@ -262,7 +262,7 @@ def test_what_was_saved_shortly_before_a_cut(disk: Disk) -> None:
     life.sleep(50)
     life.say_alive()
     assert salvage_unwatched(str(disk.run_dir(1)), at_once) == 0
-    noted = {line["name"]: line["status"] for line in seeing.read_lines(disk.run_dir(1) / "checkpoints.jsonl")}
+    noted = {line["name"]: line["status"] for line in hostside.journal(str(disk.run_dir(1)))}
     assert noted == {"epoch-1.safetensors": "durable", "epoch-2.pt": "durable", "epoch-3.safetensors": "invalid"}
 
 
@@ -275,9 +275,9 @@ def test_an_end_that_cannot_be_read(disk: Disk, content: bytes) -> None:
     run_dir = disk.run_dir(1)
     (run_dir / "exit.json").write_bytes(content)
     assert salvage_unwatched(str(run_dir), at_once) == 0
-    assert not seeing.may_have_unsaved(run_dir)
-    seen = seeing.left_behind(run_dir, datetime.now(UTC))
+    assert not hostside.may_have_unsaved(str(run_dir))
+    seen = left_behind(run_dir, datetime.now(UTC))
     assert isinstance(seen, Dead)
     assert seen.newest is not None
     life.end()
-    assert isinstance(seeing.left_behind(run_dir, datetime.now(UTC)), Ended)
+    assert isinstance(left_behind(run_dir, datetime.now(UTC)), Ended)

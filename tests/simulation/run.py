@@ -20,8 +20,8 @@ from runctl.agent.orders import parse_orders
 from runctl.planner.actions import Launch
 from runctl.planner.observed import AttemptSeen, Dead, Ended, Live, Starting
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event, Record
+from runctl.providers.hosts.reading import latest
 from runctl.providers.local.files import orders_json
-from runctl.providers.local.seeing import latest
 
 from . import oracles
 from .oracles import LONGEST_HELD

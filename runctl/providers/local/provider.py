@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,21 +15,22 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from runctl.agent import hostside
 from runctl.agent.bundle import install
 from runctl.agent.files import write_json
-from runctl.agent.hostlock import DIRECTORY_VARIABLE, LockUnusable, recorded_holders
-from runctl.agent.leftovers import SALVAGED, end_unwatched, is_run_held, salvage_seconds
-from runctl.agent.processes import is_alive, signal_one
+from runctl.agent.foreign import foreign_trainings
+from runctl.agent.hostlock import DIRECTORY_VARIABLE
+from runctl.agent.leftovers import SALVAGED, is_run_held, salvage_seconds
 from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.money import HELPLESS_MARGIN
 from runctl.planner.observed import Dead, Foreign, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
+from runctl.providers.hosts import reading
+from runctl.providers.hosts.deaths import Deaths
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
-from runctl.providers.local import seeing, spec
-from runctl.providers.local.deaths import Deaths
+from runctl.providers.local import spec
 from runctl.providers.local.files import make_run_dir, write_orders
-from runctl.providers.local.foreign import foreign_trainings
 from runctl.workspace.materialize import materialize
 from runctl.workspace.problems import WorkspaceError
 
@@ -39,7 +39,6 @@ NAME = "this machine"
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
 LAUNCHER_SECONDS = 30.0
 CLAIM_SECONDS = 5.0
-KILL_SECONDS = 1.0
 # What is salvaged within this doesn't keep the job waiting for another look.
 SALVAGE_SECONDS = 2.0
 
@@ -47,8 +46,6 @@ SALVAGE_SECONDS = 2.0
 # for so long, or once the money is over, it is left to the controller; soon, if the other can't do anything either.
 IMPAIRED_SECONDS = 60.0
 HELPLESS_SECONDS = 5.0
-# A guardian ends at once when its attempt has; one that is there this much later does nothing any more.
-LEFTOVER_SECONDS = 5.0
 
 
 class LocalMachine:
@@ -75,92 +72,67 @@ class LocalMachine:
 
     def _foreign(self) -> tuple[Foreign, ...]:
         # An administrator who divides the machine has said that others' trainings are on other hosts.
-        return () if DIRECTORY_VARIABLE in self._environ else foreign_trainings(os.getpid())
+        if DIRECTORY_VARIABLE in self._environ:
+            return ()
+        return tuple(Foreign(**each._asdict()) for each in foreign_trainings(os.getpid()))
 
     def _holder(self, *, ending_leftovers: bool) -> Holder | None:
-        try:
-            holders = recorded_holders()
-        except (LockUnusable, OSError):
-            return None
-        for holder in holders:
-            if is_alive(holder.get("agent")):
-                return self._describe(holder)
-            if is_alive(holder.get("guardian")) and not (ending_leftovers and self._end_leftover(holder)):
-                return self._describe(holder)
-        return None
-
-    def _end_leftover(self, holder: dict[str, object]) -> bool:
-        """End a guardian of this home that outlives its attempt, because it is held; whether it was one."""
-        run_dir, guardian = Path(str(holder.get("run_dir", "/nowhere"))), holder.get("guardian")
-        if not run_dir.is_relative_to(self._home.runs) or not isinstance(guardian, dict):
-            return False
-        try:
-            over_for = time.time() - (run_dir / "exit.json").lstat().st_mtime
-        except OSError:
-            return False
-        if over_for < LEFTOVER_SECONDS:
-            return False
-        signal_one(int(guardian["pid"]), signal.SIGKILL)
-        return True
-
-    def _describe(self, holder: dict[str, object]) -> Holder:
-        run_id = str(holder.get("run_id", ""))
-        agent = holder.get("agent")
-        pid = agent.get("pid") if isinstance(agent, dict) else None
-        uid = run_id.rpartition("-")[0]
-        run_dir = Path(str(holder.get("run_dir", "/nowhere")))
-        return Holder(
-            job=str(holder.get("job", "unknown"))[:63],
-            uid=uid,
-            run_id=run_id,
-            pid=pid if isinstance(pid, int) else 0,
-            since=seeing.instant(holder.get("since")),
-            ours=run_dir.is_relative_to(self._home.runs),
-        )
+        held_by = hostside.holder(self._runs, ending_leftovers)
+        return None if held_by is None else reading.holder(held_by, self._runs)
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
         now = datetime.now(UTC)
-        run_dir = self._home.run_dir(record.uid, attempt.number)
+        run_dir = str(self._home.run_dir(record.uid, attempt.number))
         run_id = spec.run_id(record, attempt)
-        seen, watchers = seeing.look(run_dir, run_id, now)
+        facts = self._facts(run_dir, run_id, attempt)
+        seen, watchers = reading.attempt_seen(facts, now), reading.watchers(facts)
         if isinstance(seen, Live | Starting):
-            self._deaths.alive(run_id, time.monotonic())
+            self._deaths.alive(run_id, facts.monotonic)
             if not self._deaths.know(run_id) and self._is_beyond_help(record, attempt, run_id, watchers, now):
-                await anyio.to_thread.run_sync(_end, watchers.alive)
-                seen, watchers = seeing.look(run_dir, run_id, datetime.now(UTC))
+                await anyio.to_thread.run_sync(hostside.end, watchers.alive)
+                now, facts = datetime.now(UTC), self._facts(run_dir, run_id, attempt)
+                seen, watchers = reading.attempt_seen(facts, now), reading.watchers(facts)
         if isinstance(seen, Starting) and watchers.gone:
             # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
-            end_unwatched(run_id)
-            seen, watchers = seeing.look(run_dir, run_id, datetime.now(UTC))
+            hostside.end_unwatched(run_id)
+            now, facts = datetime.now(UTC), self._facts(run_dir, run_id, attempt)
+            seen, watchers = reading.attempt_seen(facts, now), reading.watchers(facts)
         if isinstance(seen, Dead):
-            dead = self._deaths.dated(run_id, seen, time.monotonic())
-            salvaged = await anyio.to_thread.run_sync(self._salvage, run_id, run_dir)
-            seen, watchers = seeing.look(run_dir, run_id, now) if salvaged else (Starting(as_of=now), watchers)
+            dead = self._deaths.dated(run_id, seen, facts.monotonic)
+            if await anyio.to_thread.run_sync(self._salvage, run_id, run_dir):
+                facts = self._facts(run_dir, run_id, attempt)
+                seen = reading.attempt_seen(facts, now)
+            else:
+                seen = Starting(as_of=now)
             if isinstance(seen, Dead):
                 seen = msgspec.structs.replace(seen, died_at=dead.died_at)
         if watchers.alive:
             self._watchers[record.uid] = watchers.alive
         else:
             self._watchers.pop(record.uid, None)
-        return Sight(seen, seeing.agent_events(run_dir, attempt.events_seen, attempt.number))
+        return Sight(seen, reading.agent_events(facts.events, attempt.number))
 
-    def _salvage(self, run_id: str, run_dir: Path) -> bool:
+    @staticmethod
+    def _facts(run_dir: str, run_id: str, attempt: Attempt) -> hostside.Facts:
+        return hostside.look(run_dir, run_id, attempt.events_seen)
+
+    def _salvage(self, run_id: str, run_dir: str) -> bool:
         """See to it that what a dead attempt had saved is copied, by a process that needs no controller; whether that
         is over. One that was killed isn't started again.
         """
-        if not seeing.may_have_unsaved(run_dir):
+        if not hostside.may_have_unsaved(run_dir):
             return True
-        if run_id not in self._salvaging and not is_run_held(str(run_dir)):
+        if run_id not in self._salvaging and not is_run_held(run_dir):
             self._salvaging.add(run_id)
             try:
-                self._start_agent(["--salvage", str(run_dir)], spec.passed_environment(self._environ))
+                self._start_agent(["--salvage", run_dir], spec.passed_environment(self._environ))
             except (OSError, ProviderError):
                 return True
-            _await(lambda: not seeing.may_have_unsaved(run_dir), SALVAGE_SECONDS)
-        return not (seeing.may_have_unsaved(run_dir) and is_run_held(str(run_dir)))
+            _await(lambda: not hostside.may_have_unsaved(run_dir), SALVAGE_SECONDS)
+        return not (hostside.may_have_unsaved(run_dir) and is_run_held(run_dir))
 
     def _is_beyond_help(
-        self, record: Record, attempt: Attempt, run_id: str, watchers: seeing.Watchers, now: datetime
+        self, record: Record, attempt: Attempt, run_id: str, watchers: reading.Watchers, now: datetime
     ) -> bool:
         """Whether guardian and agent can't end the attempt any more, and it is time to: its money is over (or soon will
         be, where nobody can save anything), or it has been so for longer than they may take for its last checkpoint.
@@ -248,13 +220,6 @@ class LocalMachine:
         if checkpoints:
             for place in {spec.destination(self._home, generation) for generation in record.generations}:
                 shutil.rmtree(place / record.uid, ignore_errors=True)
-
-
-def _end(pids: tuple[int, ...]) -> None:
-    """Kill them, and give them the moment that they need to be gone."""
-    for pid in pids:
-        signal_one(pid, signal.SIGKILL)
-    _await(lambda: not any(map(_exists, pids)), KILL_SECONDS)
 
 
 def _await(is_there: Callable[[], bool], seconds: float) -> None:

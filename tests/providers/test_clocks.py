@@ -12,7 +12,7 @@ import pytest
 
 from runctl.agent.processes import boot_id
 from runctl.planner.observed import Dead
-from runctl.providers.local.seeing import left_behind
+from runctl.providers.local.run_dir import left_behind
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import msgspec
 
 from runctl.planner.record import CheckpointRef
-from runctl.providers.local.seeing import checkpoint_ref, instant, read_json, read_lines
+from runctl.providers.hosts.reading import checkpoint_ref, instant
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,11 +40,8 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     unsaved: bool
 
 
-def vitals(run_dir: Path) -> Vitals | None:
-    """None before the agent has written anything."""
-    state = read_json(run_dir / "state.json")
-    if state is None:
-        return None
+def vitals(state: Mapping[str, Any]) -> Vitals:
+    """What the agent's state tells."""
     checkpoints = _object(state.get("checkpoints"))
     newest, seen = checkpoint_ref(checkpoints.get("newest_durable")), _object(checkpoints.get("newest"))
     seen_seq = seen.get("seq")
@@ -77,13 +73,13 @@ class CheckpointLine(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None
 
 
-def checkpoint_lines(runs: Iterable[tuple[int, Path]]) -> list[CheckpointLine]:
-    """All checkpoints of these attempts (number and run directory, in order), by attempt and number. A later line about
-    one tells only what has changed, and may be in a later attempt's journal: the newest prunes those of all. The first
-    `at` is when it was noticed."""
+def checkpoint_lines(journals: Iterable[tuple[int, Iterable[dict[str, Any]]]]) -> list[CheckpointLine]:
+    """All checkpoints of these attempts (number and the agent's journal, in order), by attempt and number. A later line
+    about one tells only what has changed, and may be in a later attempt's journal: the newest prunes those of all. The
+    first `at` is when it was noticed."""
     merged: dict[tuple[int, int], dict[str, Any]] = {}
-    for number, run_dir in runs:
-        for line in read_lines(run_dir / "checkpoints.jsonl"):
+    for number, journal in journals:
+        for line in journal:
             seq, attempt = line.get("seq"), line.get("attempt", number)
             if not _is_whole(seq) or not _is_whole(attempt):
                 continue

@@ -11,18 +11,29 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
+from runctl.agent.processes import LINUX, RUN_ID_VARIABLE, environment_of, table
 
-from runctl.agent.processes import LINUX, RUN_ID_VARIABLE, Process, environment_of, table
-from runctl.planner.observed import Foreign
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Set, Tuple
+
+    from runctl.agent.processes import Process
 
 GPU_QUERY_SECONDS = 5.0
 TRAINERS = ("python", "torchrun", "accelerate", "deepspeed", "julia", "pypy")
 
 
-class Busyness(msgspec.Struct, frozen=True):
+class Foreign(NamedTuple):
+    """A training that no agent of ours watches: its command, short enough for a line, and by what it is known."""
+
+    pid: int
+    command: str
+    evidence: str
+
+
+class Busyness(NamedTuple):
     """What makes a training of a process: `share` of a core, as a mean over its life of at least `age` seconds."""
 
     age: float
@@ -32,7 +43,7 @@ class Busyness(msgspec.Struct, frozen=True):
 TRAINING = Busyness(age=30.0, share=0.5)
 
 
-def foreign_trainings(spare_sessions_of: int, least: Busyness = TRAINING) -> tuple[Foreign, ...]:
+def foreign_trainings(spare_sessions_of: int, least: Busyness = TRAINING) -> Tuple[Foreign, ...]:
     """Foreign trainings, GPU users first. `spare_sessions_of`: a pid whose ancestors are none, nor what is only busy in
     their sessions. A training that was put into the background of the shell that asks is one, by its GPU.
 
@@ -65,8 +76,8 @@ def foreign_trainings(spare_sessions_of: int, least: Busyness = TRAINING) -> tup
     return tuple(sorted(found, key=lambda f: (not f.evidence.startswith("uses the GPU"), f.pid)))
 
 
-def _trains(command: list[str]) -> bool:
-    return bool(command) and Path(command[0]).name.startswith(TRAINERS)
+def _trains(command: List[str]) -> bool:
+    return bool(command) and os.path.basename(command[0]).startswith(TRAINERS)
 
 
 def _is_ours(pid: int) -> bool:
@@ -74,18 +85,19 @@ def _is_ours(pid: int) -> bool:
     return any(entry.startswith(RUN_ID_VARIABLE + "=") for entry in environment_of(pid))
 
 
-def _command(pid: int) -> list[str]:
+def _command(pid: int) -> List[str]:
     try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            raw = file.read()
     except OSError:
         return []
     text = raw.decode(errors="replace").replace("\x1b", "?")
     return [part for part in text.split("\0") if part]
 
 
-def _shown(command: list[str]) -> str:
+def _shown(command: List[str]) -> str:
     """Short enough for a line, with the script's name in it: paths by their last part."""
-    return " ".join(Path(word).name if word.startswith("/") else word for word in command)[:80]
+    return " ".join(os.path.basename(word) if word.startswith("/") else word for word in command)[:80]
 
 
 def _session(pid: int) -> int:
@@ -95,7 +107,7 @@ def _session(pid: int) -> int:
         return -1
 
 
-def _lineage(pid: int, rows: dict[int, Process]) -> set[int]:
+def _lineage(pid: int, rows: Dict[int, Process]) -> Set[int]:
     """A process with all of its ancestors."""
     found = {pid}
     while pid in rows and pid > 1:
@@ -104,7 +116,7 @@ def _lineage(pid: int, rows: dict[int, Process]) -> set[int]:
     return found
 
 
-def _gpu_pids() -> set[int]:
+def _gpu_pids() -> Set[int]:
     """Processes that compute on an NVIDIA GPU; empty where there is none or it doesn't answer."""
     argv = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
     try:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from runctl.planner.observed import Dead
-from runctl.providers.local.deaths import LOOKS_APART, Deaths
+from runctl.providers.hosts.deaths import LOOKS_APART, Deaths
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 FOUND = Dead(as_of=NOW, started_at=None, last_seen=None, active=0.0, durable=0, newest=None)

@@ -1,0 +1,229 @@
+"""What a controller asks of a host: how an attempt is, who trains there, and the end of what nobody else can end.
+
+The answers are plain values, the same for a controller on this host and for one that asks from elsewhere; what they
+mean is the controller's to say. What they are made of was written by an agent of ours, but beside a training that may
+write there, too: whatever doesn't have the expected shape is treated as not there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from typing import NamedTuple
+
+from runctl.agent import files, hostlock, leftovers, processes
+from runctl.agent.record import TRAINING_STARTED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, List, Optional, Tuple
+
+    Json = Dict[str, Any]
+
+# What guardian and agent leave behind once they have begun.
+TRACES = ("claim.json", "state.json", "checkpoints.jsonl", "events.jsonl")
+
+# A guardian ends at once when its attempt has; one that is there this much later does nothing any more.
+LEFTOVER_SECONDS = 5.0
+KILL_SECONDS = 1.0
+
+ABLE, HELD, GONE = "able", "held", "gone"
+
+
+class Watcher(NamedTuple):
+    """Guardian or agent of an attempt: `able` to do something, `held` (stopped, traced), or `gone`, with no pid."""
+
+    pid: int
+    state: str
+
+
+class Facts(NamedTuple):
+    """What is known of one attempt on its host.
+
+    `exit`, `claim` and `state` are the objects in these files, `serial` is that of the orders which lie there, `events`
+    are the agent's after a number that was asked for. `guardian` and `agent` are None where nobody has looked for them,
+    and the agent where it hasn't said who it is. `left` says that processes of the attempt are there, `locked` that
+    somebody holds the run directory, `traces` that an agent began in it, `unreadable` why that can't be told. The
+    `journal` is there only of an attempt that is over. `monotonic` is in seconds of the host's clock that stands still
+    while it sleeps, in the boot of that id.
+    """
+
+    boot_id: str
+    monotonic: float
+    exit: Optional[Json] = None
+    claim: Optional[Json] = None
+    state: Optional[Json] = None
+    serial: int = 0
+    events: Tuple[Json, ...] = ()
+    journal: Tuple[Json, ...] = ()
+    traces: bool = False
+    unreadable: str = ""
+    guardian: Optional[Watcher] = None
+    agent: Optional[Watcher] = None
+    left: bool = False
+    locked: bool = False
+
+
+def look(run_dir: str, run_id: str, after: int = 0) -> Facts:
+    """The attempt of a run directory, with its events after number `after`."""
+    facts = _written(run_dir, after)
+    if facts.exit is not None or facts.unreadable:
+        return _over(facts, run_dir)
+    guardian, agent = _watchers(run_dir, facts)
+    facts = facts._replace(guardian=guardian, agent=agent)
+    if guardian.pid or (agent is not None and agent.pid):
+        return facts
+    # What they wrote last may have been written between the two looks.
+    last = _written(run_dir, after)
+    if last.exit is None:
+        told = facts.claim is not None or facts.state is not None
+        left = bool(processes.orphans(run_id, processes.table()))
+        locked = not told and leftovers.is_run_held(run_dir)
+        last = last._replace(guardian=guardian, agent=agent, left=left, locked=locked)
+    return _over(last, run_dir)
+
+
+def files_alone(run_dir: str) -> Facts:
+    """What is known of an attempt of which no process is left, as after a power cut."""
+    return _over(_written(run_dir, 0), run_dir)
+
+
+def _over(facts: Facts, run_dir: str) -> Facts:
+    return facts._replace(journal=journal(run_dir))
+
+
+def _written(run_dir: str, after: int) -> Facts:
+    end, claim, state = (read_json(f"{run_dir}/{name}.json") for name in ("exit", "claim", "state"))
+    orders = read_json(f"{run_dir}/orders.json") or {}
+    serial = orders.get("serial")
+    traces = any(os.path.lexists(f"{run_dir}/{name}") for name in TRACES)
+    return Facts(
+        boot_id=processes.boot_id(),
+        monotonic=time.monotonic(),
+        exit=end,
+        claim=claim,
+        state=state,
+        serial=serial if isinstance(serial, int) and not isinstance(serial, bool) else 0,
+        events=events(run_dir, after),
+        traces=traces,
+        unreadable=_unreadable(run_dir) if traces and end is None and claim is None and state is None else "",
+    )
+
+
+def _unreadable(run_dir: str) -> str:
+    """Why files can't be read that are there (too many open files, say); such a one isn't one that isn't there."""
+    for path in (f"{run_dir}/{name}" for name in TRACES):
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                return f"`{path}`: {error.strerror}"
+    return ""
+
+
+def _watchers(run_dir: str, facts: Facts) -> Tuple[Watcher, Optional[Watcher]]:
+    """Guardian and agent by what they have written of themselves; by their command lines where that is gone. The state
+    names the guardian, too: a claim that was lost or damaged since hides nothing."""
+    guardian = (facts.claim or {}).get("guardian") or (facts.state or {}).get("guardian")
+    if guardian is not None and facts.state is not None:
+        return _watcher(processes.look_for(guardian)), _watcher(processes.look_for(facts.state.get("agent")))
+    found = processes.programs(run_dir)
+    known = found.get("--guardian") if guardian is None else processes.look_for(guardian)
+    return _watcher(known), _watcher(found["--agent"]) if "--agent" in found else None
+
+
+def _watcher(process: Optional[processes.Process]) -> Watcher:
+    if process is None:
+        return Watcher(0, GONE)
+    return Watcher(process.pid, HELD if process.state == processes.STOPPED else ABLE)
+
+
+def may_have_unsaved(run_dir: str) -> bool:
+    """Whether an attempt found dead may have saved something that nobody has looked through since."""
+    if os.path.lexists(f"{run_dir}/{leftovers.SALVAGED}"):
+        return False
+    state = read_json(f"{run_dir}/state.json")
+    if state is None or state.get("training") is not None:
+        return True
+    # After a power cut the state may be one of before the training; events are synced.
+    return any(line.get("event") == TRAINING_STARTED for line in read_lines(f"{run_dir}/events.jsonl"))
+
+
+def holder(home_runs: str, ending_leftovers: bool) -> Optional[Json]:
+    """Who trains on this host by its lock, as he has written himself down. With `ending_leftovers` a guardian of that
+    home that outlives its attempt, because it is held, is ended and holds nothing."""
+    try:
+        holders = hostlock.recorded_holders()
+    except (hostlock.LockUnusable, OSError):
+        return None
+    for each in holders:
+        if processes.is_alive(each.get("agent")):
+            return each
+        if processes.is_alive(each.get("guardian")) and not (ending_leftovers and _end_leftover(each, home_runs)):
+            return each
+    return None
+
+
+def _end_leftover(held_by: Json, home_runs: str) -> bool:
+    run_dir, guardian = str(held_by.get("run_dir", "")), held_by.get("guardian")
+    if not is_below(run_dir, home_runs) or not isinstance(guardian, dict):
+        return False
+    try:
+        over_for = time.time() - os.lstat(f"{run_dir}/exit.json").st_mtime
+    except OSError:
+        return False
+    return over_for >= LEFTOVER_SECONDS and processes.signal_one(int(guardian["pid"]), signal.SIGKILL)
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Whether a path that has no `..` in it lies in a directory."""
+    return path.startswith(directory.rstrip("/") + "/") and ".." not in path.split("/")
+
+
+def end(pids: Iterable[int]) -> None:
+    """Kill guardian and agent of an attempt that can't do anything, and give them the moment in which they go."""
+    left = [pid for pid in pids if processes.signal_one(pid, signal.SIGKILL)]
+    until = time.monotonic() + KILL_SECONDS
+    while any(map(_is_there, left)) and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def _is_there(pid: int) -> bool:
+    found = processes.look(pid)
+    return found is not None and found.state != "Z"
+
+
+def end_unwatched(run_id: str) -> None:
+    """Kill what is left of an attempt that nobody watches over any more."""
+    leftovers.end_unwatched(run_id)
+
+
+def events(run_dir: str, after: int) -> Tuple[Json, ...]:
+    """The agent's own events with a number above `after`. A torn last line is left for the next look."""
+    lines = read_lines(f"{run_dir}/events.jsonl")
+    return tuple(line for line in lines if isinstance(line.get("seq"), int) and line["seq"] > after)
+
+
+def journal(run_dir: str) -> Tuple[Json, ...]:
+    """What the agent has noted of its checkpoints."""
+    return tuple(read_lines(f"{run_dir}/checkpoints.jsonl"))
+
+
+def read_json(path: str) -> Optional[Json]:
+    """The object in a file; None if it isn't there or isn't one."""
+    try:
+        return files.read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def read_lines(path: str) -> List[Json]:
+    """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
+    try:
+        return files.parse_lines(files.read_file(path).rpartition(b"\n")[0])
+    except OSError:
+        return []
