@@ -20,7 +20,7 @@ WORKERS = "10"
 PURE_TESTS = ["tests/manifest", "tests/planner"]
 AGENTLESS_TESTS = [
     f"tests/{name}"
-    for name in ("store", "reconciler", "providers", "checkpoints", "workspace", "examples", "simulation")
+    for name in ("store", "reconciler", "providers", "transports", "checkpoints", "workspace", "examples", "simulation")
 ]
 # Many machines at once, which leave little of the processor to others: beside nothing that is timed.
 KILLS = "tests/acceptance/test_kills.py"
