@@ -60,6 +60,8 @@ def _gone(before: Record, plan: Plan) -> Iterator[Finding]:
         yield "the job is removed without forgetting what it left behind"
     if any(isinstance(action, Launch | SendOrders) for action in plan.actions):
         yield "the job is removed, and something is started or ordered for it"
+    if before.desired is not Desired.DELETED:
+        yield "the job is removed before the store knows that it is to be"
 
 
 def _attempts(case: _Case) -> Iterator[Finding]:
@@ -314,6 +316,8 @@ def _idempotence(case: _Case) -> Iterator[Finding]:
         case.observed, requests=(), launch_failed=None, attempt=case.observed.attempt if same else None
     )
     again = replan(case.after, seen, case.now)
+    if again.record is None and case.before.desired is not Desired.DELETED:
+        return  # what can't be taken back waits for the store
     if again.record != case.after:
         yield "planning again changes the record again"
     if again.events:

@@ -29,7 +29,10 @@ def plan(record: Record, observed: Observed, now: datetime) -> Plan:
     step = Pass(record=record, observed=observed, now=now)
     for phase in (absorb, take_in_machines, take_in, conclude, give_orders, launch, release, remind, describe):
         step = phase(step)
-    gone = step.record.desired is Desired.DELETED and step.record.live is None and not step.record.unreleased
+    # A controller that has slept may plan from a record of before the last attempt: what can't be taken back waits
+    # until the store has taken down from the one who cares for the job that it is to be gone.
+    asked = record.desired is Desired.DELETED
+    gone = asked and step.record.live is None and not step.record.unreleased
     if gone:
         checkpoints = "delete-checkpoints" in step.record.reminders
         step = step.do(Forget(checkpoints=checkpoints, spent=spent(step.record, now)))

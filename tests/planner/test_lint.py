@@ -260,8 +260,10 @@ def test_a_removal() -> None:
     assert lint(LIVE, Observed(), Plan(record=None, actions=(action,)), T0) == [
         "the job is removed without forgetting what it left behind",
         "the job is removed, and something is started or ordered for it",
+        "the job is removed before the store knows that it is to be",
     ]
-    assert lint(OVER, Observed(), Plan(record=None, actions=(Forget(checkpoints=False),)), T0) == []
+    doomed = change(OVER, desired=Desired.DELETED)
+    assert lint(doomed, Observed(), Plan(record=None, actions=(Forget(checkpoints=False),)), T0) == []
 
 
 def test_planning_again() -> None:

@@ -280,6 +280,8 @@ def test_wishes(wish: str, phase: str, golden: Golden) -> None:
     ends[wish]()
     if life.job.live is None:
         life.see()
+        if wish == "delete":
+            life.see()  # what can't be taken back waits for the store
     elif phase == "provisioning":
         life.see(life.absent())
         life.see(life.live("preparing"))

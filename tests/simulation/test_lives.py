@@ -285,6 +285,10 @@ REGRESSIONS = {
     ("rented", 665): "a copy of a machine with the tags of a job that rests: each controller cared for others alone",
     ("rented", 2003307): "a controller that had slept cared for ever for a job that another had removed meanwhile",
     ("rented", 30010643): "an attempt started again on a machine that was wiped numbered its checkpoints from 1",
+    (
+        "local",
+        40038750,
+    ): "a controller that had slept removed the directories of an attempt that another had started",
     ("rented", 1004631): "a machine that three listings in a row lacked counted as gone, and was billed",
 }
 
