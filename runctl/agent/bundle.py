@@ -6,19 +6,16 @@ The directory is named after the hash of its content, so upgrading runctl never 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
+import io
 import marshal
-import os
-import shutil
 import sys
-import tempfile
+import zipfile
 from importlib.machinery import SourceFileLoader
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 
-from runctl.checkpoints.lasting import make_directories, sync
+from runctl.agent.unpack import deliver, hash_of
 
 ENTRY = "launch.py"
 _PACKAGES = ("agent", "checkpoints")
@@ -42,17 +39,24 @@ def agent_files() -> dict[str, bytes]:
 
 @functools.cache
 def bundle_hash() -> str:
-    """SHA-256 over paths and contents, in hex."""
-    digest = hashlib.sha256()
-    for name, content in sorted(agent_files().items()):
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+    """The name of these files."""
+    return hash_of(agent_files())
+
+
+@functools.cache
+def archive() -> bytes:
+    """The files as a zip archive, which Python can import from: the same bytes each time."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in sorted(agent_files().items()):
+            opened.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return written.getvalue()
 
 
 def install(root: Path) -> Path:
     """Put the agent below `root` and return its directory, `<root>/<hash>`."""
     target = root / bundle_hash()
-    return target if target.is_dir() else deliver(root, target.name, {**agent_files(), **_compiled()})
+    return target if target.is_dir() else Path(deliver(str(root), target.name, {**agent_files(), **_compiled()}))
 
 
 def _compiled() -> dict[str, bytes]:
@@ -71,34 +75,3 @@ def _compiled() -> dict[str, bytes]:
         head = MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little") + source_hash(content)
         found[f"{folder}/__pycache__/{module}.{sys.implementation.cache_tag}.pyc"] = head + marshal.dumps(code)
     return found
-
-
-def deliver(root: Path, name: str, files: dict[str, bytes]) -> Path:
-    """Put these files into `<root>/<name>`, which is returned; `root` is created 0700.
-
-    Atomic and idempotent: one that is there is taken as it is, so it is on the disk before it has its name.
-    """
-    target = root / name
-    if target.is_dir():
-        return target
-    make_directories(str(root))
-    building = Path(tempfile.mkdtemp(prefix=".agent-", dir=root))
-    try:
-        for inner, content in files.items():
-            path = building / inner
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        _sync_all(building)
-        with contextlib.suppress(OSError):  # another start was faster: its directory has the same content
-            os.rename(building, target)
-        sync(str(root))
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return target
-
-
-def _sync_all(directory: Path) -> None:
-    for path, _, names in os.walk(directory):
-        for name in names:
-            sync(os.path.join(path, name))
-        sync(path)

@@ -15,12 +15,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Sequence
 
-USAGE = "usage: python -I -S -E launch.py [--salvage] <run dir>\n"
+USAGE = "usage: python -I -S -E launch.py [--salvage] <run dir> | --serve\n"
 MAX_DESCRIPTORS = 4096
 
 
 def main(entry: str, arguments: List[str]) -> int:
     """Run one of the programs behind `launch.py`; returns its exit status."""
+    if arguments == ["--serve"]:
+        from runctl.agent import serve
+
+        gc.enable()
+        return serve.main()
     if len(arguments) == 1:
         return launch(entry, arguments[0], "--guardian")
     if len(arguments) == 3 and arguments[0] == "--guardian":

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # What guardian and agent leave behind once they have begun.
 TRACES = ("claim.json", "state.json", "checkpoints.jsonl", "events.jsonl")
 
+# Files that change when something new can be seen.
+STAMPED = ("state.json", "exit.json", "events.jsonl", leftovers.SALVAGED)
+
 # A guardian ends at once when its attempt has; one that is there this much later does nothing any more.
 LEFTOVER_SECONDS = 5.0
 KILL_SECONDS = 1.0
@@ -140,6 +143,29 @@ def _watcher(process: Optional[processes.Process]) -> Watcher:
     if process is None:
         return Watcher(0, GONE)
     return Watcher(process.pid, HELD if process.state == processes.STOPPED else ABLE)
+
+
+def stamp(run_dir: str, watchers: Iterable[int]) -> Tuple[object, ...]:
+    """Differs from what it was when a look would find something new. Cheap: meant to be asked often. Guardian and agent
+    that are killed together leave no trace in any file: `watchers` are their pids."""
+    return (*(_mtime(f"{run_dir}/{name}") for name in STAMPED), *(_exists(pid) for pid in watchers))
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _mtime(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def may_have_unsaved(run_dir: str) -> bool:

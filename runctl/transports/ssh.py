@@ -288,6 +288,7 @@ class _Process:
         self._process = process
         self._said = bytearray()
         self._pid = anyio.Event()
+        self._listening = anyio.CancelScope(shield=True)
         self.pid: int | None = None
 
     @property
@@ -295,7 +296,8 @@ class _Process:
         return bytes(self._said)
 
     async def listen(self) -> None:
-        with suppress(asyncssh.Error, OSError):
+        """Until `deafen`, whoever is cancelled meanwhile: what isn't known by its number can't be ended."""
+        with self._listening, suppress(asyncssh.Error, OSError):
             while chunk := await self._process.stderr.read(CHUNK_BYTES):
                 self._said += chunk
                 if self.pid is None and (told := _TOLD.search(self._said)):
@@ -304,6 +306,9 @@ class _Process:
                     self._pid.set()
                 del self._said[:-SAID_BYTES]
         self._pid.set()
+
+    def deafen(self) -> None:
+        self._listening.cancel()
 
     async def is_running(self) -> bool:
         """Whether it may run, once its number is known."""
@@ -377,6 +382,7 @@ class SshChannel:
                     with anyio.CancelScope(shield=True), anyio.move_on_after(END_SECONDS):
                         if await ours.is_running():
                             await self._end(ours)
+                    ours.deafen()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(END_SECONDS):
                 process.close()

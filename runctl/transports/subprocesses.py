@@ -10,10 +10,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from runctl.transports.interface import CHUNK_BYTES, SAID_BYTES, Exit, beside, check_literal
 
 END_SECONDS = 5.0
+# The event loop takes a process that has ended apart in its next turns.
+CLOSING_TURNS = 4
 
 
 class _Process:
@@ -101,6 +104,8 @@ class LocalChannel:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.aclose()
+                for _ in range(CLOSING_TURNS):
+                    await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         pass

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runctl.agent import bundle, hostside
+from runctl.agent import hostside, unpack
 from runctl.agent.salvage import salvage_unwatched
 from runctl.checkpoints import durable
 from runctl.planner.observed import Dead, Ended
@@ -210,7 +210,7 @@ def record_delivery(disk: Disk, deaf: Deaf = hears) -> tuple[Recorder, DeliveryJ
     }
     recorder = Recorder(disk.root, deaf)
     with recorder.watching():
-        bundle.deliver(disk.root / "agents", "hash", files)
+        unpack.deliver(str(disk.root / "agents"), "hash", files)
     return recorder, DeliveryJudge(disk, files)
 
 
@@ -221,7 +221,7 @@ class DeliveryJudge:
 
     def faults(self, cut: Cut) -> list[str]:
         lay_out(cut.disk, self._disk.root)
-        directory = bundle.deliver(self._disk.root / "agents", "hash", self._files)
+        directory = Path(unpack.deliver(str(self._disk.root / "agents"), "hash", self._files))
         return [
             f"`{name}` is torn"
             for name, content in self._files.items()

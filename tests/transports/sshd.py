@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,11 +29,12 @@ class Sshd:
         self.connections: list[asyncssh.SSHServerConnection] = []
         self.lines: list[str] = []
         self._server: asyncssh.SSHAcceptor | None = None
+        self._running: set[asyncio.Task[None]] = set()
 
     async def start(self, **options: Any) -> None:
         self._server = await asyncssh.listen(
             "127.0.0.1", self.port, server_host_keys=[self.key], server_factory=lambda: _Server(self),
-            process_factory=self._run, encoding=None,
+            process_factory=self._begin, encoding=None,
             authorized_client_keys=asyncssh.import_authorized_keys(self.user_key.export_public_key().decode()),
             **options,
         )  # fmt: skip
@@ -55,11 +57,19 @@ class Sshd:
             self.vanish()
             self._server.close()
             await self._server.wait_closed()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     def vanish(self) -> None:
         """Every connection is cut, without a word."""
         for connection in self.connections:
             connection.abort()
+
+    def _begin(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        task = asyncio.create_task(self._run(process))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         line = process.command or ""
@@ -75,8 +85,14 @@ class Sshd:
         try:
             await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
             code = await child.wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+            raise
         finally:
             feeding.cancel()
+            child._transport.close()  # type: ignore[attr-defined]
         if code < 0:
             process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
         else:

@@ -20,7 +20,7 @@ from runctl.agent.bundle import install
 from runctl.agent.files import write_json
 from runctl.agent.foreign import foreign_trainings
 from runctl.agent.hostlock import DIRECTORY_VARIABLE
-from runctl.agent.leftovers import SALVAGED, is_run_held, salvage_seconds
+from runctl.agent.leftovers import is_run_held, salvage_seconds
 from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.money import HELPLESS_MARGIN
@@ -153,11 +153,7 @@ class LocalMachine:
     def glance(self, record: Record, attempt: Attempt) -> object:
         # Called often, for every live job: plain strings, since building paths costs more than the look itself.
         run_dir = f"{self._runs}/{record.uid}/{attempt.number:06d}"
-        # Guardian and agent killed together leave no trace in any file.
-        alive = tuple(_exists(pid) for pid in self._watchers.get(record.uid, ()))
-        mtimes = _mtime(f"{run_dir}/state.json"), _mtime(f"{run_dir}/exit.json"), _mtime(f"{run_dir}/events.jsonl")
-        salvaged = _mtime(f"{run_dir}/{SALVAGED}") if self._salvaging else 0
-        return mtimes, alive, salvaged
+        return hostside.stamp(run_dir, self._watchers.get(record.uid, ()))
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         with anyio.CancelScope(shield=True):
@@ -227,23 +223,6 @@ def _await(is_there: Callable[[], bool], seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and not is_there():
         time.sleep(0.002)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _mtime(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116
-    except OSError:
-        return 0
 
 
 def _said(error: Exception) -> str:

@@ -1,0 +1,180 @@
+"""A host's side of a conversation with a controller elsewhere: requests in, answers out, a JSON object a line.
+
+`{"id": 1, "ask": "look", …}` is answered by `{"id": 1, "value": …}` or `{"id": 1, "error": "…"}`. Between answers
+`{"changed": RUN_DIR}` says that a watched run directory isn't as it was. Nothing that matters is kept here: another
+process that is asked the same things says the same. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import select
+import sys
+import time
+
+from runctl.agent import clocks, hostlock, hostside, leftovers, processes
+from runctl.agent.files import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterator, List, Tuple
+
+    Json = Dict[str, Any]
+
+# Raised when a controller of before could no longer understand the answers, or ask the same things.
+PROTOCOL = 1
+WATCH_SECONDS = 1.0
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+
+
+def hello(home: str) -> Json:
+    """Who this host is, and what its clocks say. Two hosts never have the same machine id, two boots never the same
+    boot id; "" where there is none."""
+    now = clocks.now()
+    return {
+        "protocol": PROTOCOL,
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "machine_id": _machine_id(),
+        "boot_id": processes.boot_id(),
+        "uid": os.getuid(),
+        "home": home,
+        "free": _free(home),
+        "now": {"wall": now.wall, "boot": now.boot, "active": now.active},
+    }
+
+
+def _machine_id() -> str:
+    for path in MACHINE_IDS:
+        try:
+            with open(path) as file:
+                return file.read(64).strip()
+        except OSError:
+            continue
+    return ""
+
+
+def _free(path: str) -> int:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize
+
+
+def look(run_dir: str, run_id: str, after: int) -> Json:
+    return hostside.look(run_dir, run_id, after)._asdict()
+
+
+def machine(home_runs: str, ending_leftovers: bool) -> Json:
+    """Who holds this host, and trainings of others: none where an administrator has divided it."""
+    from runctl.agent.foreign import foreign_trainings
+
+    divided = hostlock.DIRECTORY_VARIABLE in os.environ
+    found = () if divided else foreign_trainings(os.getpid())
+    return {
+        "holder": hostside.holder(home_runs, ending_leftovers),
+        "foreign": [each._asdict() for each in found],
+    }
+
+
+def end(pids: List[int]) -> None:
+    hostside.end(pids)
+
+
+def end_unwatched(run_id: str) -> None:
+    hostside.end_unwatched(run_id)
+
+
+def may_have_unsaved(run_dir: str) -> bool:
+    return hostside.may_have_unsaved(run_dir)
+
+
+def is_run_held(run_dir: str) -> bool:
+    return leftovers.is_run_held(run_dir)
+
+
+ASKED: Dict[str, Callable[..., Any]] = {
+    each.__name__: each for each in (hello, look, machine, end, end_unwatched, may_have_unsaved, is_run_held)
+}
+
+
+class Conversation:
+    """Reads requests from one descriptor and writes answers to another, until there are no more."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source, self._sink = source, sink
+        self._read = b""
+        # By run directory: the pids of guardian and agent, and what could be seen at the last glance.
+        self._watched: Dict[str, Tuple[List[int], Tuple[object, ...]]] = {}
+
+    def run(self) -> None:
+        looked = time.monotonic()
+        for line in self._lines():
+            if line:
+                self._say(self._answer(line))
+            if time.monotonic() - looked >= WATCH_SECONDS:
+                looked = time.monotonic()
+                self._look_at_watched()
+
+    def _lines(self) -> Iterator[bytes]:
+        """Requests as they come, and b"" now and then while there are none."""
+        while True:
+            line, newline, rest = self._read.partition(b"\n")
+            if newline:
+                self._read = rest
+                yield line
+                continue
+            if len(self._read) > MAX_REQUEST_BYTES:
+                raise ValueError("a request is too long")
+            ready, _, _ = select.select([self._source], [], [], WATCH_SECONDS if self._watched else None)
+            if not ready:
+                yield b""
+                continue
+            data = os.read(self._source, CHUNK_BYTES)
+            if not data:
+                return
+            self._read += data
+
+    def _answer(self, line: bytes) -> Json:
+        try:
+            request = json.loads(line)
+            number, ask = request.pop("id"), request.pop("ask")
+        except (ValueError, RecursionError, KeyError, AttributeError):
+            return {"id": None, "error": "not a request"}
+        try:
+            if ask == "watch":
+                self._watched = {run_dir: (pids, hostside.stamp(run_dir, pids)) for run_dir, pids in request["runs"]}
+                return {"id": number, "value": None}
+            return {"id": number, "value": ASKED[ask](**request)}
+        except Exception as error:  # whatever it is, the next request is answered
+            return {"id": number, "error": f"{type(error).__name__}: {error}"}
+
+    def _look_at_watched(self) -> None:
+        for run_dir, (pids, before) in list(self._watched.items()):
+            now = hostside.stamp(run_dir, pids)
+            if now != before:
+                self._watched[run_dir] = pids, now
+                self._say({"changed": run_dir})
+
+    def _say(self, answer: Json) -> None:
+        write_all(self._sink, json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+
+
+def main() -> int:
+    """What a host's libraries or shell print belongs to nobody's answers."""
+    sink = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        Conversation(0, sink).run()
+    except (BrokenPipeError, ConnectionResetError):
+        return 0
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0

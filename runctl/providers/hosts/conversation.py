@@ -1,0 +1,98 @@
+"""A controller's side of a conversation with a host: questions and answers over one process of a channel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from runctl.transports.interface import Channel, Process, Unreachable, beside
+
+# No answer comes near this: a host that sends more isn't one of ours.
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class Refused(Exception):
+    """The host was asked, and says why it doesn't do that."""
+
+
+class Conversation:
+    """Answers come in any order to whoever asked; what has changed is told to `changed`, by run directory."""
+
+    def __init__(self, process: Process, changed: Callable[[str], None]) -> None:
+        self._process = process
+        self._changed = changed
+        self._asked = 0
+        self._waiting: dict[int, tuple[anyio.Event, list[dict[str, Any]]]] = {}
+        self._lost: Unreachable | None = None
+
+    async def ask(self, what: str, **about: Any) -> Any:
+        """The answer. Raises Refused, and Unreachable when there will be none: whether it was done isn't known."""
+        if self._lost is not None:
+            raise self._lost
+        self._asked += 1
+        number, came, answers = self._asked, anyio.Event(), list[dict[str, Any]]()
+        self._waiting[number] = came, answers
+        try:
+            request = json.dumps({"id": number, "ask": what, **about}, separators=(",", ":"))
+            await self._process.send(request.encode() + b"\n")
+            await came.wait()
+        finally:
+            del self._waiting[number]
+        if not answers:
+            raise self._lost or Unreachable("the host's side of the conversation has ended")
+        if "error" in answers[0]:
+            raise Refused(str(answers[0]["error"])[:2000])
+        return answers[0].get("value")
+
+    async def listen(self) -> None:
+        """Give out answers until there are no more."""
+        buffered = bytearray()
+        try:
+            while data := await self._process.receive():
+                buffered += data
+                *lines, rest = buffered.split(b"\n")
+                buffered = bytearray(rest)
+                for line in lines:
+                    self._take(bytes(line))
+                if len(buffered) > MAX_ANSWER_BYTES:
+                    raise Unreachable("the host sends what is no answer")
+            said = self._process.said.decode(errors="replace").strip().splitlines()
+            self._end(
+                Unreachable(f"the host's side of the conversation has ended{f': {said[-1][:500]}' if said else ''}")
+            )
+        except Unreachable as error:
+            self._end(error)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(answer, dict):
+            return
+        if isinstance(answer.get("changed"), str):
+            self._changed(answer["changed"])
+        waiting = self._waiting.get(answer["id"]) if isinstance(answer.get("id"), int) else None
+        if waiting is not None and not waiting[1]:
+            waiting[1].append(answer)
+            waiting[0].set()
+
+    def _end(self, why: Unreachable) -> None:
+        self._lost = why
+        for came, _ in self._waiting.values():
+            came.set()
+
+
+@asynccontextmanager
+async def conversation(
+    channel: Channel, argv: Sequence[str], changed: Callable[[str], None] = lambda run_dir: None
+) -> AsyncIterator[Conversation]:
+    """Talk with a host while the context lasts."""
+    async with channel.process(argv) as process:
+        talking = Conversation(process, changed)
+        async with beside(talking.listen):
+            yield talking

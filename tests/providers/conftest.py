@@ -1,0 +1,3 @@
+from transports.channels import tried
+
+__all__ = ["tried"]

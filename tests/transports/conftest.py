@@ -1,0 +1,3 @@
+from .channels import tried
+
+__all__ = ["tried"]
