@@ -23,7 +23,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SET_UP = (
     "python3 -m venv .venv",
     ".venv/bin/pip install -q .",
-    ".venv/bin/pip install -q uv",
+    "python3 -m venv --without-pip .venv",
+    "python3 -m pip --python .venv/bin/python install -q uv",
     ".venv/bin/uv pip install -q --python .venv --compile-bytecode -e '.[dev]'",
     ".venv/bin/python scripts/check.py",
 )
