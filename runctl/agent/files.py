@@ -4,7 +4,6 @@ record.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -33,11 +32,11 @@ def complain(text: str) -> None:
 
 
 def read_file(path: str, most: int = -1) -> bytes:
-    """The content of a plain file, or its first bytes. Raises OSError, also of anything else that lies in its place."""
+    """The content of a plain file, or its first bytes. Raises OSError, and ValueError for what isn't one."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "isn't a plain file", path)
+            raise ValueError("is not a plain file")
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(most)
     finally:
@@ -161,10 +160,12 @@ class ExitRecord:
             os.close(descriptor)
 
     def exists(self) -> bool:
-        """Whether an end is recorded. What is no JSON isn't one: where there are no hard links, a writer that died at
-        once left an empty file.
+        """Whether an end is recorded. What is no file isn't one, and what is no JSON: where there are no hard links, a
+        writer that died at once left an empty file.
         """
         try:
+            if not stat.S_ISREG(os.lstat(self.path).st_mode):
+                return False
             read_json(self.path)
         except ValueError:
             return False

@@ -120,7 +120,9 @@ def _gpu_pids() -> Set[int]:
     """Processes that compute on an NVIDIA GPU; empty where there is none or it doesn't answer."""
     argv = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=False)
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return set()
     return {int(line) for line in done.stdout.splitlines() if line.strip().isdigit()}

@@ -31,6 +31,10 @@ STAMPED = ("state.json", "exit.json", "events.jsonl", leftovers.SALVAGED)
 # A guardian ends at once when its attempt has; one that is there this much later does nothing any more.
 LEFTOVER_SECONDS = 5.0
 KILL_SECONDS = 1.0
+# A claim and a state appear once each: who removes them again and again is no agent.
+BEGINNINGS = 3
+# In one look; what else there is comes with the next ones.
+MOST_EVENTS = 1000
 
 ABLE, HELD, GONE = "able", "held", "gone"
 
@@ -70,22 +74,27 @@ class Facts(NamedTuple):
 
 
 def look(run_dir: str, run_id: str, after: int = 0) -> Facts:
-    """The attempt of a run directory, with its events after number `after`."""
+    """The attempt of a run directory, with some of its events after number `after`: more at the next look."""
     facts = _written(run_dir, after)
-    if facts.exit is not None or facts.unreadable:
-        return _over(facts, run_dir)
-    guardian, agent = _watchers(run_dir, facts)
-    facts = facts._replace(guardian=guardian, agent=agent)
-    if guardian.pid or (agent is not None and agent.pid):
-        return facts
-    # What they wrote last may have been written between the two looks.
-    last = _written(run_dir, after)
-    if last.exit is None:
+    for _ in range(BEGINNINGS):
+        if facts.exit is not None or facts.unreadable:
+            break
+        guardian, agent = _watchers(run_dir, facts)
         told = facts.claim is not None or facts.state is not None
-        left = bool(processes.orphans(run_id, processes.table()))
-        locked = not told and leftovers.is_run_held(run_dir)
-        last = last._replace(guardian=guardian, agent=agent, left=left, locked=locked)
-    return _over(last, run_dir)
+        if guardian.pid or (agent is not None and agent.pid):
+            return facts._replace(guardian=guardian, agent=agent)
+        # What they wrote last may have been written between the two looks.
+        facts = _written(run_dir, after)
+        if not told and (facts.claim is not None or facts.state is not None):
+            continue  # one who was just starting has said who he is
+        if facts.exit is None:
+            left = bool(processes.orphans(run_id, processes.table()))
+            locked = not told and leftovers.is_run_held(run_dir)
+            facts = facts._replace(guardian=guardian, agent=agent, left=left, locked=locked)
+        break
+    else:
+        facts = facts._replace(left=True)  # whoever does that
+    return _over(facts, run_dir)
 
 
 def files_alone(run_dir: str) -> Facts:
@@ -231,7 +240,7 @@ def end_unwatched(run_id: str) -> None:
 def events(run_dir: str, after: int) -> Tuple[Json, ...]:
     """The agent's own events with a number above `after`. A torn last line is left for the next look."""
     lines = read_lines(f"{run_dir}/events.jsonl")
-    return tuple(line for line in lines if isinstance(line.get("seq"), int) and line["seq"] > after)
+    return tuple(line for line in lines if isinstance(line.get("seq"), int) and line["seq"] > after)[:MOST_EVENTS]
 
 
 def journal(run_dir: str) -> Tuple[Json, ...]:
@@ -251,5 +260,5 @@ def read_lines(path: str) -> List[Json]:
     """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
     try:
         return files.parse_lines(files.read_file(path).rpartition(b"\n")[0])
-    except OSError:
+    except (OSError, ValueError):
         return []

@@ -145,7 +145,7 @@ class Conversation:
         try:
             request = json.loads(line)
             number, ask = request.pop("id"), request.pop("ask")
-        except (ValueError, RecursionError, KeyError, AttributeError):
+        except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
             return {"id": None, "error": "not a request"}
         try:
             if ask == "watch":

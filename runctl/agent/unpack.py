@@ -62,6 +62,17 @@ def _sync_all(directory: str) -> None:
         sync(path)
 
 
+def _is_whole(target: str, files: Mapping[str, bytes]) -> bool:
+    try:
+        for inner, content in files.items():
+            with open(os.path.join(target, inner), "rb") as file:
+                if file.read() != content:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
 def main(archive: str, arguments: List[str]) -> int:
     """`archive` has the files; the arguments are the directory of all agents and the hash that this one must have."""
     root, name = arguments
@@ -74,6 +85,11 @@ def main(archive: str, arguments: List[str]) -> int:
         sys.stderr.write("error: what arrived isn't what was sent\n")
         return 1
     try:
+        target = os.path.join(root, name)
+        if os.path.lexists(target) and not _is_whole(target, files):  # somebody has swept it
+            broken = tempfile.mkdtemp(prefix=".broken-", dir=root)
+            os.rename(target, os.path.join(broken, name))
+            shutil.rmtree(broken, ignore_errors=True)
         deliver(root, name, files)
     except OSError as error:
         sys.stderr.write(f"error: the agent can't be put into `{root}`: {error.strerror}\n")

@@ -24,7 +24,6 @@ from runctl.transports.interface import (
     Exit,
     HostKeyChanged,
     HostKeyUnknown,
-    TransportError,
     Unreachable,
     beside,
     check_literal,
@@ -58,7 +57,7 @@ class Address(msgspec.Struct, frozen=True):
             colon, port = after[:1], after[1:]
         elif not colon or rest.count(":") > 1:
             host, colon, port = rest, "", ""
-        if not host or host.startswith("-") or (at and not user) or (colon and not port.isdecimal()):
+        if not host or host.startswith("-") or (at and not user) or (colon and not _is_port(port)):
             raise ValueError(f"not a host: {text!r}")
         return cls(host, user or None, int(port) if port else None)
 
@@ -67,17 +66,38 @@ class Address(msgspec.Struct, frozen=True):
         return f"{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
 
 
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
+
+
 # Whether a person says that a host with this key is the one that is meant: its address, the key's type and fingerprint.
 Trust = Callable[[str, str, str], Awaitable[bool]]
 
 
-class _Files(msgspec.Struct, frozen=True):
-    """Known hosts as OpenSSH reads them: all of these files, new ones go to the first."""
+class _Known(msgspec.Struct, frozen=True):
+    """What OpenSSH knows of one host, under the `name` and port by which the user reaches it, in all of these files. An
+    address isn't a name: who is known by one may answer for another, where names can be forged.
 
+    `port` is None under an alias, which is a name of its own. New keys go to `own`, the user's first file.
+    """
+
+    name: str
+    port: int | None
     paths: tuple[Path, ...]
+    own: Path | None
 
-    def read(self) -> bytes:
-        return b"\n".join(text for _, text in self._texts())
+    def match(self, *_: object) -> tuple[Sequence[Any], ...]:
+        """As asyncssh asks, whatever address has answered."""
+        return self._in(b"\n".join(text for _, text in self._texts()))
+
+    def _in(self, text: bytes) -> tuple[Sequence[Any], ...]:
+        """Keys, authorities, revoked keys, and the rest; those without the port, where there are none with it. What is
+        revoked is so in any case."""
+        plain = self.port in (None, asyncssh.DEFAULT_PORT)
+        names = [self.name] if plain else [f"[{self.name}]:{self.port}", self.name]
+        found = [asyncssh.match_known_hosts(text, name, "", None) for name in names]
+        keys, authorities, _, *rest = next((each for each in found if each[0] or each[1]), found[0])
+        return (keys, authorities, [key for each in found for key in each[2]], *rest)
 
     def _texts(self) -> list[tuple[Path, bytes]]:
         found = []
@@ -86,30 +106,32 @@ class _Files(msgspec.Struct, frozen=True):
                 found.append((path, path.read_bytes()))
         return found
 
-    def where(self, host: str, address: str, port: int) -> str:
-        """File and line of the first key that is known of a host; "" if none is."""
+    def where(self) -> str:
+        """File and line of the first key that is known of the host; "" if none is."""
         for path, text in self._texts():
             for number, line in enumerate(text.splitlines(), 1):
                 try:
-                    keys, authorities, *_ = asyncssh.match_known_hosts(line + b"\n", host, address, port)
+                    keys, authorities, *_ = self._in(line + b"\n")
                 except ValueError as error:
                     raise ConfigurationBroken(f"{path}:{number}: {error}") from None
                 if keys or authorities:
                     return f"{path}:{number}"
         return ""
 
-    def add(self, host: str, port: int, key: asyncssh.SSHKey) -> None:
-        name = host if port == asyncssh.DEFAULT_PORT else f"[{host}]:{port}"
-        line = f"{name} ".encode() + key.export_public_key().split(b" ", 2)[0] + b" " + _base64(key) + b"\n"
-        path = self.paths[0]
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as file:
-            whole = file.read()
-            file.write(line if not whole or whole.endswith(b"\n") else b"\n" + line)
+    def is_revoked(self, key: asyncssh.SSHKey) -> bool:
+        return any(each.public_data == key.public_data for each in self.match()[2])
 
-
-def _base64(key: asyncssh.SSHKey) -> bytes:
-    return key.export_public_key().split()[1]
+    def add(self, key: asyncssh.SSHKey) -> None:
+        assert self.own is not None
+        name = self.name if self.port in (None, asyncssh.DEFAULT_PORT) else f"[{self.name}]:{self.port}"
+        line = b" ".join((name.encode(), *key.export_public_key().split()[:2])) + b"\n"
+        try:
+            self.own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with os.fdopen(os.open(self.own, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as file:
+                whole = file.read()
+                file.write(line if not whole or whole.endswith(b"\n") else b"\n" + line)
+        except OSError as error:
+            raise ConfigurationBroken(f"the host's key can't be added to `{self.own}`: {error.strerror}") from None
 
 
 async def connect(
@@ -119,25 +141,31 @@ async def connect(
     config: Sequence[Path] | None = None,
     keepalive: float = KEEPALIVE_SECONDS,
     via: SshChannel | None = None,
+    through: frozenset[Address] = frozenset(),
 ) -> SshChannel:
     """Reach a host, over those between that the user's configuration names, or over `via`. `config`: instead of his own
-    `~/.ssh/config`. `trust` is asked about a host that is not known yet; without it, such a host is refused. Raises
-    `Unreachable` and `ConfigurationBroken`."""
+    `~/.ssh/config`. `trust` is asked about a host that is not known yet; without it, such a host is refused. `through`:
+    hosts that are on the way already. Raises `Unreachable` and `ConfigurationBroken`."""
+    if address in through:
+        raise ConfigurationBroken(f"the SSH configuration leads to {address} through {address} itself")
     given: dict[str, Any] = {"config": [str(path) for path in config]} if config is not None else {}
     options = await _options(address, given, keepalive)
-    if via is None and isinstance(options.tunnel, str):
-        for hop in options.tunnel.split(","):
-            between = _hop(address, hop)
-            try:
-                via = await connect(between, trust=trust, config=config, keepalive=keepalive, via=via)
-            except TransportError:
-                if via is not None:
-                    await via.aclose()
-                raise
-    way = _Way(address, options, _known_hosts(options), {**given, "tunnel": via.connection if via else None})
     try:
-        return SshChannel(str(address), await _known(way, trust), via)
-    except TransportError:
+        if via is None and isinstance(options.tunnel, str):
+            for hop in options.tunnel.split(","):
+                via = await connect(
+                    _hop(address, hop),
+                    trust=trust,
+                    config=config,
+                    keepalive=keepalive,
+                    via=via,
+                    through=through | {address},
+                )
+        way = _Way(
+            address, options, _known_hosts(address, options), {**given, "tunnel": via.connection if via else None}
+        )
+        return SshChannel(str(address), await _connection(way, trust), via)
+    except BaseException:
         if via is not None:
             await via.aclose()
         raise
@@ -155,34 +183,31 @@ class _Way(msgspec.Struct, frozen=True):
 
     address: Address
     options: asyncssh.SSHClientConnectionOptions
-    known: _Files
+    known: _Known
     given: dict[str, Any]
 
-    @property
-    def named(self) -> tuple[str, int]:
-        """Under which name and port the host's key is known."""
-        host = self.options.config.get("HostKeyAlias") or self.options.config.get("Hostname") or self.address.host
-        return str(host), int(self.options.port or asyncssh.DEFAULT_PORT)
 
-
-async def _known(way: _Way, trust: Trust | None) -> asyncssh.SSHClientConnection:
-    """A connection to a host that is the one that is meant."""
+async def _connection(way: _Way, trust: Trust | None) -> asyncssh.SSHClientConnection:
+    """To a host that is the one that is meant."""
     try:
         return await _connect(way)
     except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
         key = await _key_of(way)
         if key is None:
             raise Unreachable(f"{way.address} can't be reached: {error.reason}") from None
-        where = way.known.where(way.named[0], way.named[0], way.named[1])
+        if way.known.is_revoked(key):
+            raise _changed(way, f"it answers with a key that is revoked: {_shown(key)}") from None
+        where = way.known.where()
         if where:
-            raise _changed(way, where, key) from None
-        if trust is None or not await trust(str(way.address), key.get_algorithm(), key.get_fingerprint()):
+            raise _changed(way, f"its key is another one than {where} says; it answers with {_shown(key)}") from None
+        asked = way.known.own is not None and trust is not None
+        if not asked or trust is None or not await trust(str(way.address), key.get_algorithm(), key.get_fingerprint()):
             raise _unknown(way, key) from None
-        way.known.add(*way.named, key)
+        way.known.add(key)
         try:
             return await _connect(way)
         except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed):
-            raise _changed(way, str(way.known.paths[0]), key) from None
+            raise _changed(way, "it answered with another key a moment ago") from None
 
 
 async def _options(address: Address, given: dict[str, Any], keepalive: float) -> asyncssh.SSHClientConnectionOptions:
@@ -206,21 +231,30 @@ async def _options(address: Address, given: dict[str, Any], keepalive: float) ->
     return options
 
 
-def _known_hosts(options: asyncssh.SSHClientConnectionOptions) -> _Files:
-    names = [
-        str(name)
-        for option, usual in (("UserKnownHostsFile", KNOWN_HOSTS), ("GlobalKnownHostsFile", GLOBAL_KNOWN_HOSTS))
-        for name in cast(Sequence[object], options.config.get(option, usual))
-        if str(name).lower() != "none"
-    ]
-    return _Files(tuple(Path(name).expanduser() for name in names) or (Path(os.devnull),))
+def _known_hosts(address: Address, options: asyncssh.SSHClientConnectionOptions) -> _Known:
+    alias = options.config.get("HostKeyAlias")
+    name = alias or options.config.get("Hostname") or address.host
+    users = _paths(address, options, "UserKnownHostsFile", KNOWN_HOSTS)
+    everybodys = _paths(address, options, "GlobalKnownHostsFile", GLOBAL_KNOWN_HOSTS)
+    port = None if alias else int(options.port or asyncssh.DEFAULT_PORT)
+    return _Known(str(name), port, (*users, *everybodys), users[0] if users else None)
+
+
+def _paths(
+    address: Address, options: asyncssh.SSHClientConnectionOptions, option: str, usual: Sequence[str]
+) -> tuple[Path, ...]:
+    names = [str(name) for name in cast(Sequence[object], options.config.get(option, usual))]
+    try:
+        return tuple(Path(name).expanduser() for name in names if name.lower() != "none")
+    except RuntimeError as error:
+        raise ConfigurationBroken(f"the SSH configuration for {address}: {option}: {error}") from None
 
 
 async def _connect(way: _Way) -> asyncssh.SSHClientConnection:
     address, options = way.address, way.options
     more: dict[str, Any] = {} if options.config.get("Ciphers") else {"encryption_algs": f"^{CIPHER}"}
     try:
-        return await asyncssh.connect(address.host, options=options, known_hosts=way.known.read(), **way.given, **more)
+        return await asyncssh.connect(address.host, options=options, known_hosts=way.known.match, **way.given, **more)
     except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed):
         raise
     except asyncssh.PermissionDenied as error:
@@ -241,23 +275,24 @@ async def _key_of(way: _Way) -> asyncssh.SSHKey | None:
     return None
 
 
-def _changed(way: _Way, where: str, key: asyncssh.SSHKey) -> HostKeyChanged:
-    now = f"it answers with {key.get_algorithm()} {key.get_fingerprint()}"
+def _shown(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+def _changed(way: _Way, how: str) -> HostKeyChanged:
     return HostKeyChanged(
-        f"{way.address} is not the host that it was: its key is another one than {where} says; {now}",
+        f"{way.address} is not the host that it was: {how}",
         "it may be another machine, or somebody between. Ask whoever runs it; if it was set up anew, remove that line",
     )
 
 
 def _unknown(way: _Way, key: asyncssh.SSHKey) -> HostKeyUnknown:
-    shown = f"{key.get_algorithm()} {key.get_fingerprint()}"
-    host, port = way.named
-    scan = f"ssh-keyscan {f'-p {port} ' if port != asyncssh.DEFAULT_PORT else ''}{host} >> {way.known.paths[0]}"
-    return HostKeyUnknown(
-        f"{way.address} isn't known yet: its key is {shown}",
-        f"compare that with what the host's owner says, then: {scan}",
-        shown,
-    )
+    known = way.known
+    port = f"-p {known.port} " if known.port not in (None, asyncssh.DEFAULT_PORT) else ""
+    hint = f"compare that with what the host's owner says, then: ssh-keyscan {port}{known.name} >> {known.own}"
+    if known.own is None:
+        hint = "name a file in `UserKnownHostsFile`: without one, no host can be known"
+    return HostKeyUnknown(f"{way.address} isn't known yet: its key is {_shown(key)}", hint, _shown(key))
 
 
 def _said(error: BaseException) -> str:
@@ -272,9 +307,9 @@ def _said(error: BaseException) -> str:
 
 # A process tells its number before it becomes the program. It leads a session there, so that it can be ended with all
 # that it started: a server hands on no signals to one who logs in as root.
-_TELLS = 'echo "runctl-pid $$" >&2; exec "$@"'
-_TOLD = re.compile(rb"(?m)^runctl-pid ([0-9]+)\n")
-_ENDS = 'kill -s KILL -- "-$1"'
+_TELLS = 'echo >&2; echo "runctl-pid $$" >&2; exec "$@"'
+_TOLD = re.compile(rb"\nrunctl-pid ([0-9]{1,10})\n")
+_ENDS = 'kill -s KILL -- "-$1" || kill -s KILL "$1"'
 
 
 def _line(argv: Sequence[str]) -> str:
@@ -369,10 +404,15 @@ class SshChannel:
 
     @asynccontextmanager
     async def _process(self, line: str) -> AsyncIterator[_Process]:
+        process = None
         try:
-            process = await self.connection.create_process(line, encoding=None)
+            # Cancelled in the midst of it, nobody would own what was started.
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CONNECT_SECONDS):
+                process = await self.connection.create_process(line, encoding=None)
         except (asyncssh.Error, OSError) as error:
             raise Unreachable(f"{self._name}: {_said(error)}") from None
+        if process is None:
+            raise Unreachable(f"{self._name} starts nothing within {CONNECT_SECONDS:.0f} s")
         ours = _Process(self._name, process)
         try:
             async with beside(ours.listen):
@@ -394,7 +434,7 @@ class SshChannel:
 
     async def aclose(self) -> None:
         self.connection.close()
-        with anyio.move_on_after(END_SECONDS):
+        with anyio.CancelScope(shield=True), anyio.move_on_after(END_SECONDS):
             await self.connection.wait_closed()
         if self._via is not None:
             await self._via.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from runctl.transports.interface import CHUNK_BYTES, SAID_BYTES, Exit, beside, check_literal
+from runctl.transports.interface import CHUNK_BYTES, SAID_BYTES, Exit, Unreachable, beside, check_literal
 
 END_SECONDS = 5.0
 # The event loop takes a process that has ended apart in its next turns.
@@ -53,11 +54,18 @@ class _Process:
     async def wait(self) -> Exit:
         async with beside(self._drop_output):
             code = await self._process.wait()
-        return Exit(code) if code >= 0 else Exit(None, signal.Signals(-code).name.removeprefix("SIG"))
+        return Exit(code) if code >= 0 else Exit(None, _name_of(-code))
 
     async def _drop_output(self) -> None:
         while await self.receive():
             pass
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)
 
 
 class _Missing:
@@ -92,6 +100,8 @@ class LocalChannel:
         try:
             process = await anyio.open_process(argv, stderr=subprocess.PIPE, start_new_session=True)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM):
+                raise Unreachable(f"this machine can't start a process: {error.strerror}") from None
             code = 127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126
             yield _Missing(f"{argv[0]}: {error.strerror}", code)
             return
@@ -101,8 +111,9 @@ class LocalChannel:
                 yield ours
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(END_SECONDS):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                if process.returncode is None:  # else the number may be another's by now
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
                 await process.aclose()
                 for _ in range(CLOSING_TURNS):
                     await anyio.lowlevel.checkpoint()

@@ -145,6 +145,43 @@ def test_two_at_once(tried: Tried, home: Path) -> None:
     tried(body)
 
 
+@pytest.mark.parametrize("lost", ["launch.py", "runctl/agent/hostside.py"])
+def test_one_that_was_swept_is_repaired(tried: Tried, home: Path, lost: str) -> None:
+    """Directories for temporary files are cleaned up file by file."""
+
+    async def body(channel: Channel) -> None:
+        found = await install(channel, sys.executable)
+        Path(found.entry).parent.joinpath(lost).unlink()
+        assert await install(channel, sys.executable) == found
+        async with conversation(channel, found.serving) as host:
+            assert (await host.ask("hello", home=found.home))["uid"] == os.getuid()
+        assert [path.name for path in (home / "agents").iterdir()] == [bundle_hash()]
+
+    tried(body)
+
+
+def test_large_questions_of_several_at_once(tried: Tried, home: Path) -> None:
+    """Each is answered, also after one who asked has gone in the midst of it."""
+    import anyio
+
+    async def body(channel: Channel) -> None:
+        found = await install(channel, sys.executable)
+        async with conversation(channel, found.serving) as host:
+
+            async def asks(size: int) -> None:
+                with pytest.raises(Refused):
+                    await host.ask("nonsense", much="x" * size)
+
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(asks, 3_000_000)
+            with anyio.move_on_after(0.01):
+                await asks(12_000_000)
+            assert (await host.ask("hello", home=found.home))["home"] == found.home
+
+    tried(body)
+
+
 def test_a_conversation_that_ends_is_no_answer(tried: Tried, home: Path, tmp_path: Path) -> None:
     """Whoever waits hears why; and so does who asks later."""
     deaf = script(tmp_path / "deaf", "read line; echo 'the disk is on fire' >&2; exit 1")

@@ -65,6 +65,14 @@ def test_what_is_seen(of: Facts, kind: type, held: bool | None) -> None:
     assert held is None or getattr(seen, "held", None) is held
 
 
+@pytest.mark.parametrize("active", [10**400, float("inf"), float("nan"), True, "x", None])
+def test_an_implausible_number_is_none(active: object) -> None:
+    """Whatever somebody wrote into the state, a look comes to its end."""
+    seen = attempt_seen(facts(ABLE, ABLE, claim=CLAIM, state={**STATE, "active": active}), NOW)
+    assert isinstance(seen, Live)
+    assert seen.active == 0.0
+
+
 @pytest.mark.parametrize(
     ("of", "alive", "gone", "helpless"),
     [

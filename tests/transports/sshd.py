@@ -29,7 +29,9 @@ class Sshd:
         self.connections: list[asyncssh.SSHServerConnection] = []
         self.lines: list[str] = []
         self._server: asyncssh.SSHAcceptor | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self.running: set[asyncio.Task[None]] = set()
+        # What a login shell says by itself.
+        self.greeting = b""
 
     async def start(self, **options: Any) -> None:
         self._server = await asyncssh.listen(
@@ -57,9 +59,9 @@ class Sshd:
             self.vanish()
             self._server.close()
             await self._server.wait_closed()
-        for task in self._running:
+        for task in self.running:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*self.running, return_exceptions=True)
 
     def vanish(self) -> None:
         """Every connection is cut, without a word."""
@@ -68,8 +70,8 @@ class Sshd:
 
     def _begin(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         task = asyncio.create_task(self._run(process))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         line = process.command or ""
@@ -81,6 +83,7 @@ class Sshd:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
+        process.stderr.write(self.greeting)
         feeding = asyncio.create_task(_feed(process, child.stdin))
         try:
             await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import asyncssh
 import pytest
 
@@ -62,7 +63,10 @@ async def refused(sshd: Sshd, kind: type[TransportError], address: Address = BOX
         ("me@mail@box", Address("box", "me@mail")),
         ("[fe80::1]:22", Address("fe80::1", None, 22)),
         ("fe80::1", Address("fe80::1")),
-        *((text, None) for text in ("", "@box", "me@", "box:", "box:ssh", "-oProxyCommand=x", "me@-x")),
+        *(
+            (text, None)
+            for text in ("", "@box", "me@", "box:", "box:ssh", "box:0", "box:70000", "-oProxyCommand=x", "me@-x")
+        ),
     ],
 )
 def test_a_host_as_it_is_named(text: str, address: Address | None) -> None:
@@ -104,9 +108,6 @@ def test_a_host_behind_another(tmp_path: Path) -> None:
             assert "box isn't known yet" in str(error)
             assert jump.key.get_fingerprint() in str(error)
 
-            async def yes(*what: str) -> bool:
-                return True
-
             await says_hello(inner, Address("inner"), trust=yes)
             await says_hello(inner, Address("inner"))
             inner.known_hosts.write_text(f"[127.0.0.1]:{inner.port} ssh-ed25519 {_another_key()}\n")
@@ -132,9 +133,6 @@ def test_a_host_that_is_not_known(tmp_path: Path) -> None:
         await refused(sshd, HostKeyUnknown, trust=no)
         assert asked == [("box", "ssh-ed25519", sshd.key.get_fingerprint())]
 
-        async def yes(*what: str) -> bool:
-            return True
-
         await says_hello(sshd, trust=yes)
         await says_hello(sshd)
         assert len(sshd.known_hosts.read_text().splitlines()) == 3
@@ -151,9 +149,6 @@ def test_a_host_key_that_has_changed(tmp_path: Path, algorithm: str) -> None:
         old = asyncssh.generate_private_key(algorithm).export_public_key().decode()
         sshd.known_hosts.write_text(f"# mine\n[127.0.0.1]:{sshd.port} {old}")
 
-        async def yes(*what: str) -> bool:
-            return True
-
         error = await refused(sshd, HostKeyChanged, trust=yes)
         assert f"{sshd.known_hosts}:2" in str(error)
         assert sshd.key.get_fingerprint() in str(error)
@@ -162,12 +157,124 @@ def test_a_host_key_that_has_changed(tmp_path: Path, algorithm: str) -> None:
     tried(tmp_path, body)
 
 
-def test_no_file_of_known_hosts_trusts_nobody(tmp_path: Path) -> None:
-    """`UserKnownHostsFile none` is OpenSSH's way to know no host: it is no way to trust all of them."""
+def _believes(monkeypatch: pytest.MonkeyPatch, home: Path, sshd: Sshd) -> None:
+    """A user whose usual file knows the host."""
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "known_hosts").write_bytes(sshd.known_hosts.read_bytes())
+    monkeypatch.setenv("HOME", str(home))
+
+
+async def yes(*what: str) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("names", ["none", "an empty file"])
+def test_no_file_of_known_hosts_trusts_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    """`UserKnownHostsFile none` is OpenSSH's way to know no host: it is no way to trust all of them, or those that
+    another file knows. Nor is there where to write down a new one."""
 
     async def body(sshd: Sshd) -> None:
-        sshd.configure(UserKnownHostsFile="none")
+        _believes(monkeypatch, tmp_path / "home", sshd)
+        (tmp_path / "empty").touch()
+        sshd.configure(UserKnownHostsFile="none" if names == "none" else str(tmp_path / "empty"))
         await refused(sshd, HostKeyUnknown)
+        if names == "none":
+            assert "name a file" in (await refused(sshd, HostKeyUnknown, trust=yes)).hint
+        else:
+            await says_hello(sshd, trust=yes)
+
+    tried(tmp_path, body)
+
+
+def test_an_address_is_no_name(tmp_path: Path) -> None:
+    """A machine that is known by its address doesn't answer for a host that is known by another key; names can be
+    forged."""
+
+    async def body(sshd: Sshd) -> None:
+        known = sshd.known_hosts.read_text()
+        sshd.known_hosts.write_text(f"[localhost]:{sshd.port} ssh-ed25519 {_another_key()}\n{known}")
+        sshd.configure(HostName="localhost")
+        await refused(sshd, HostKeyChanged)
+        sshd.known_hosts.write_text(f"the-box ssh-ed25519 {_another_key()}\n{known}")
+        sshd.configure(HostKeyAlias="the-box")
+        await refused(sshd, HostKeyChanged)
+
+    tried(tmp_path, body)
+
+
+def test_an_alias_is_a_name_of_its_own(tmp_path: Path) -> None:
+    """It is known without the port, and found again."""
+
+    async def body(sshd: Sshd) -> None:
+        sshd.known_hosts.unlink()
+        sshd.configure(HostKeyAlias="the-box")
+        await says_hello(sshd, trust=yes)
+        assert sshd.known_hosts.read_text().startswith("the-box ssh-ed25519 ")
+        await says_hello(sshd)
+
+    tried(tmp_path, body)
+
+
+def test_a_revoked_key_is_never_trusted(tmp_path: Path) -> None:
+    """Whoever is asked; and nothing is written."""
+
+    async def body(sshd: Sshd) -> None:
+        known = f"@revoked {sshd.known_hosts.read_text()}"
+        sshd.known_hosts.write_text(known)
+        assert "revoked" in str(await refused(sshd, HostKeyChanged, trust=yes))
+        assert sshd.known_hosts.read_text() == known
+
+    tried(tmp_path, body)
+
+
+def test_a_way_that_leads_to_itself(tmp_path: Path) -> None:
+    """`ProxyJump` for all hosts, that host included."""
+
+    async def body(sshd: Sshd) -> None:
+        sshd.configure(ProxyJump="box")
+        assert "through box itself" in str(await refused(sshd, ConfigurationBroken))
+
+    tried(tmp_path, body)
+
+
+def test_whoever_is_cancelled_while_a_process_starts_leaves_none(tmp_path: Path) -> None:
+    """At whatever moment that is."""
+
+    async def body(sshd: Sshd) -> None:
+        channel = await connect(BOX, config=[sshd.config])
+
+        async def starts() -> None:
+            async with channel.process(["/bin/sleep", "600"]):
+                await anyio.sleep(600)
+
+        for turns in range(1, 30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(starts)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+        with anyio.fail_after(20):
+            while sshd.running:
+                await anyio.sleep(0.02)
+        await channel.aclose()
+
+    tried(tmp_path, body)
+
+
+def test_noise_before_its_number_hides_no_process(tmp_path: Path) -> None:
+    """A login shell may say what it likes, with or without a line end; and what it says is kept."""
+
+    async def body(sshd: Sshd) -> None:
+        sshd.greeting = b"welcome"
+        channel = await connect(BOX, config=[sshd.config])
+        done = await run(channel, ["/bin/sh", "-c", "echo oops >&2"])
+        assert done.said == b"welcomeoops\n"
+        async with channel.process(["/bin/sleep", "600"]):
+            pass
+        with anyio.fail_after(20):
+            while sshd.running:
+                await anyio.sleep(0.02)
+        await channel.aclose()
 
     tried(tmp_path, body)
 

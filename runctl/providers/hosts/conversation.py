@@ -12,7 +12,9 @@ import anyio
 from runctl.transports.interface import Channel, Process, Unreachable, beside
 
 # No answer comes near this: a host that sends more isn't one of ours.
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+# A host that trains is busy, and a look reads its process table.
+ANSWER_SECONDS = 60.0
 
 
 class Refused(Exception):
@@ -28,37 +30,44 @@ class Conversation:
         self._asked = 0
         self._waiting: dict[int, tuple[anyio.Event, list[dict[str, Any]]]] = {}
         self._lost: Unreachable | None = None
+        self._sending = anyio.Lock()
 
     async def ask(self, what: str, **about: Any) -> Any:
         """The answer. Raises Refused, and Unreachable when there will be none: whether it was done isn't known."""
         if self._lost is not None:
-            raise self._lost
+            raise Unreachable(str(self._lost))
         self._asked += 1
         number, came, answers = self._asked, anyio.Event(), list[dict[str, Any]]()
         self._waiting[number] = came, answers
         try:
-            request = json.dumps({"id": number, "ask": what, **about}, separators=(",", ":"))
-            await self._process.send(request.encode() + b"\n")
-            await came.wait()
+            request = json.dumps({"id": number, "ask": what, **about}, separators=(",", ":")).encode() + b"\n"
+            # Half a request would spoil the next one.
+            async with self._sending:
+                with anyio.CancelScope(shield=True):
+                    await self._process.send(request)
+            with anyio.move_on_after(ANSWER_SECONDS):
+                await came.wait()
         finally:
             del self._waiting[number]
         if not answers:
-            raise self._lost or Unreachable("the host's side of the conversation has ended")
+            raise self._lost or Unreachable(f"the host doesn't answer within {ANSWER_SECONDS:.0f} s")
         if "error" in answers[0]:
             raise Refused(str(answers[0]["error"])[:2000])
         return answers[0].get("value")
 
     async def listen(self) -> None:
         """Give out answers until there are no more."""
-        buffered = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         try:
             while data := await self._process.receive():
-                buffered += data
-                *lines, rest = buffered.split(b"\n")
-                buffered = bytearray(rest)
-                for line in lines:
-                    self._take(bytes(line))
-                if len(buffered) > MAX_ANSWER_BYTES:
+                *ends, rest = data.split(b"\n")
+                for end in ends:
+                    self._take(b"".join((*pieces, end)))
+                    pieces, size = [], 0
+                pieces.append(rest)
+                size += len(rest)
+                if size > MAX_ANSWER_BYTES:
                     raise Unreachable("the host sends what is no answer")
             said = self._process.said.decode(errors="replace").strip().splitlines()
             self._end(
@@ -76,6 +85,8 @@ class Conversation:
             return
         if isinstance(answer.get("changed"), str):
             self._changed(answer["changed"])
+        if answer.get("id") is None and "error" in answer:
+            self._end(Unreachable(f"the host doesn't understand what it is asked: {str(answer['error'])[:500]}"))
         waiting = self._waiting.get(answer["id"]) if isinstance(answer.get("id"), int) else None
         if waiting is not None and not waiting[1]:
             waiting[1].append(answer)

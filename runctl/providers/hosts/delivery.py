@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from runctl.agent.bundle import ENTRY, archive, bundle_hash
+from runctl.agent.bundle import ENTRY, agent_files, archive, bundle_hash
 from runctl.providers.interface import ProviderError
 from runctl.transports.interface import Channel, Done, run
 
@@ -14,8 +14,8 @@ NEWEST_MINOR = 16
 # What a login shell prints by itself belongs to nobody's answers.
 _MARK = "runctl-host "
 
-# $1: the Python that the user names, or "-"; $2: the agent's hash; $3 and later: names to try. POSIX sh, and nothing
-# that only some host has.
+# $1: the Python that the user names, or "-"; $2: the agent's hash; $3: how many files it has; the rest: names to try.
+# POSIX sh, and nothing that only some host has.
 _PROBE = r"""
 umask 077
 say() { printf 'runctl-host %s %s\n' "$1" "$2"; }
@@ -23,9 +23,9 @@ usable() {
     mkdir -p "$1" 2>/dev/null && [ -d "$1" ] && [ -O "$1" ] || return 1
     (: > "$1/.usable.$$") 2>/dev/null && rm -f "$1/.usable.$$"
 }
-wanted=$1 hash=$2
+wanted=$1 hash=$2 files=$3
 asks='import sys; print("%d.%d" % sys.version_info[:2], sys.executable)'
-shift 2
+shift 3
 home=${RUNCTL_HOME:-${HOME:-}/.runctl}
 case $home in
     /?*) usable "$home" || { say unusable "$home"; home=; } ;;
@@ -39,11 +39,11 @@ say home "$home"
 [ "$wanted" = - ] || set -- "$wanted"
 for python; do
     found=$(command -v "$python" 2>/dev/null) || continue
-    about=$("$found" -I -S -c "$asks" 2>/dev/null) || continue
+    about=$("$found" -I -S -c "$asks" 2>/dev/null </dev/null) || continue
     say python "$about"
     case $about in 3.9\ *|3.[1-9][0-9]\ *) break ;; esac
 done
-[ -f "$home/agents/$hash/launch.py" ] && say agent there
+[ "$(($(find "$home/agents/$hash" -name '*.py' 2>/dev/null | wc -l)))" -eq "$files" ] && say agent there
 exit 0
 """
 
@@ -76,9 +76,17 @@ class Installed(msgspec.Struct, frozen=True):
 async def install(channel: Channel, python: str | None = None) -> Installed:
     """Deliver the agent if it isn't there yet. `python`: the one that the user names, else the first that is new
     enough. Raises HostUnfit and the channel's errors."""
+    try:
+        return await _install(channel, python)
+    except ValueError as error:
+        raise HostUnfit(f"it can't be set up: {error}") from None
+
+
+async def _install(channel: Channel, python: str | None) -> Installed:
     name = bundle_hash()
     candidates = ("python3", *(f"python3.{minor}" for minor in range(NEWEST_MINOR, LEAST_PYTHON[1] - 1, -1)))
-    argv = ["/bin/sh", "-s", "--", python or "-", name, *candidates, "/usr/bin/python3", "/usr/local/bin/python3"]
+    parameters = [python or "-", name, str(len(agent_files()))]
+    argv = ["/bin/sh", "-s", "--", *parameters, *candidates, "/usr/bin/python3", "/usr/local/bin/python3"]
     done = await run(channel, argv, _PROBE.encode())
     told = _told(done)
     home = next((value for key, value in told if key == "home"), None)
@@ -90,11 +98,8 @@ async def install(channel: Channel, python: str | None = None) -> Installed:
         raise HostUnfit(_no_python(pythons, python))
     version, path = fit
     found = Installed(path, version, home, f"{home}/agents/{name}/{ENTRY}")
-    try:
-        if ("agent", "there") not in told:
-            await _send(channel, found, name)
-    except ValueError as error:
-        raise HostUnfit(f"its paths can't be used: {error}") from None
+    if ("agent", "there") not in told:
+        await _send(channel, found, name)
     return found
 
 
@@ -120,7 +125,7 @@ def _split(value: str) -> tuple[str, str]:
 
 def _is_fit(version: str, path: str) -> bool:
     major, _, minor = version.partition(".")
-    known = major.isdecimal() and minor.isdecimal() and path.startswith("/")
+    known = major.isdecimal() and minor.isdecimal() and len(version) < 8 and path.startswith("/")
     return known and (int(major), int(minor)) >= LEAST_PYTHON
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
@@ -141,7 +142,10 @@ def _whole(value: object) -> int | None:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    """A plausible number; 0 for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e18 or not math.isfinite(value):
+        return 0.0
+    return float(value)
 
 
 def _object(value: object) -> Json:
