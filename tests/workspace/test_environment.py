@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from runctl.manifest.job import Setup
+from runctl.workspace.build import build_argv
 from runctl.workspace.environment import Place, Recipe, RecipeKind, Step, check_step, recipe
 from runctl.workspace.interpreter import Interpreter, find_interpreter
 from runctl.workspace.problems import Severity
@@ -194,14 +195,18 @@ def test_without_a_python_there_is_an_error_and_not_a_guess(place: Place) -> Non
     assert found.minor == sys.version_info[:2]
 
 
-def test_a_failed_installation_leaves_no_mark(place: Place) -> None:
-    """What couldn't be installed fails the step, says so, and is tried again the next time."""
-    write(place, requirements_txt="no-such-thing-at-all==9\n")
-    (step,) = made(place).steps
-    result = run(step)
-    assert result.returncode == 1
-    assert "no-such-thing-at-all" in result.stderr
-    assert not Path(step.unless or "").exists()
+@pytest.mark.parametrize(("fails", "code"), [("exit 7", 7), ("kill -9 $$", 1), (None, 127)])
+def test_a_failed_installation_leaves_no_mark(tmp_path: Path, fails: str | None, code: int) -> None:
+    """What couldn't be installed fails the step, says so, ends it there, and is tried again the next time."""
+    env = tmp_path / "envs" / "key"
+    failing = ("/bin/sh", "-c", f"echo no such thing >&2; {fails}") if fails else ("/nowhere/pip", "install")
+    commands = (("/bin/mkdir", str(env)), failing, ("/bin/touch", str(env / "later")))
+    for _ in range(2):
+        argv = build_argv(sys.executable, str(env), commands)
+        result = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert result.returncode == code
+        assert ("no such thing" if fails else "/nowhere/pip") in result.stderr
+        assert [path.name for path in env.iterdir()] == []
 
 
 def test_a_script_that_needs_nothing_gets_an_empty_environment_once(place: Place) -> None:
