@@ -143,7 +143,7 @@ def test_F7_S4_deleting_unsaved_work_needs_force(machine: Machine) -> None:
     machine.write("unsaved.py", UNSAVED)
     machine.run("apply", str(machine.training(script="unsaved.py", checkpoint={"grace": "1s"})))
     machine.until((machine.world / "on").exists, "the training")
-    pid = machine.agent_pids()["training"]
+    pid = machine.until(lambda: machine.agent_pids().get("training"), "the agent's word about it")
     refused = machine.run("delete", "job", "--yes")
     assert refused.code == 2, refused
     assert "without a durable checkpoint" in refused.err
