@@ -208,7 +208,7 @@ def test_F2_the_newest_good_checkpoint_is_gone_on_from(machine: Machine) -> None
     copies[-1].write_text('{"step": 99999}')
     machine.run("apply", manifest, "--no-wait")
     start = machine.until(lambda: [each for each in machine.told("start") if each["attempt"] == 2], "a start")
-    assert start[0]["step"] == before < last
+    assert start[0]["step"] == before <= last  # a stop right after a save is answered by one of the same step
     told = f"going on from `step-{before:06d}.json` of attempt 1"
     machine.until(lambda: told in machine.run("events", "job").out, "the word of it")
     assert machine.status()["attempts"][1]["resumed_from"]["step"] == before
