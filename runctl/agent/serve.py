@@ -83,24 +83,14 @@ def machine(home_runs: str, ending_leftovers: bool) -> Json:
     }
 
 
-def end(pids: List[int]) -> None:
-    hostside.end(pids)
-
-
-def end_unwatched(run_id: str) -> None:
-    hostside.end_unwatched(run_id)
-
-
-def may_have_unsaved(run_dir: str) -> bool:
-    return hostside.may_have_unsaved(run_dir)
-
-
-def is_run_held(run_dir: str) -> bool:
-    return leftovers.is_run_held(run_dir)
-
-
 ASKED: Dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (hello, look, machine, end, end_unwatched, may_have_unsaved, is_run_held)
+    "hello": hello,
+    "look": look,
+    "machine": machine,
+    "end": hostside.end,
+    "end_unwatched": hostside.end_unwatched,
+    "may_have_unsaved": hostside.may_have_unsaved,
+    "is_run_held": leftovers.is_run_held,
 }
 
 

@@ -86,6 +86,15 @@ class _Known(msgspec.Struct, frozen=True):
     paths: tuple[Path, ...]
     own: Path | None
 
+    @property
+    def _names(self) -> list[str]:
+        """As they stand in the files, the one that is written first."""
+        return [f"[{self.name}]:{self.port}", self.name] if self.has_port else [self.name]
+
+    @property
+    def has_port(self) -> bool:
+        return self.port not in (None, asyncssh.DEFAULT_PORT)
+
     def match(self, *_: object) -> tuple[Sequence[Any], ...]:
         """As asyncssh asks, whatever address has answered."""
         return self._in(b"\n".join(text for _, text in self._texts()))
@@ -93,9 +102,7 @@ class _Known(msgspec.Struct, frozen=True):
     def _in(self, text: bytes) -> tuple[Sequence[Any], ...]:
         """Keys, authorities, revoked keys, and the rest; those without the port, where there are none with it. What is
         revoked is so in any case."""
-        plain = self.port in (None, asyncssh.DEFAULT_PORT)
-        names = [self.name] if plain else [f"[{self.name}]:{self.port}", self.name]
-        found = [asyncssh.match_known_hosts(text, name, "", None) for name in names]
+        found = [asyncssh.match_known_hosts(text, name, "", None) for name in self._names]
         keys, authorities, _, *rest = next((each for each in found if each[0] or each[1]), found[0])
         return (keys, authorities, [key for each in found for key in each[2]], *rest)
 
@@ -123,8 +130,7 @@ class _Known(msgspec.Struct, frozen=True):
 
     def add(self, key: asyncssh.SSHKey) -> None:
         assert self.own is not None
-        name = self.name if self.port in (None, asyncssh.DEFAULT_PORT) else f"[{self.name}]:{self.port}"
-        line = b" ".join((name.encode(), *key.export_public_key().split()[:2])) + b"\n"
+        line = b" ".join((self._names[0].encode(), *key.export_public_key().split()[:2])) + b"\n"
         try:
             self.own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with os.fdopen(os.open(self.own, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b") as file:
@@ -200,8 +206,9 @@ async def _connection(way: _Way, trust: Trust | None) -> asyncssh.SSHClientConne
         where = way.known.where()
         if where:
             raise _changed(way, f"its key is another one than {where} says; it answers with {_shown(key)}") from None
-        asked = way.known.own is not None and trust is not None
-        if not asked or trust is None or not await trust(str(way.address), key.get_algorithm(), key.get_fingerprint()):
+        if trust is None or way.known.own is None:
+            raise _unknown(way, key) from None
+        if not await trust(str(way.address), key.get_algorithm(), key.get_fingerprint()):
             raise _unknown(way, key) from None
         way.known.add(key)
         try:
@@ -288,7 +295,7 @@ def _changed(way: _Way, how: str) -> HostKeyChanged:
 
 def _unknown(way: _Way, key: asyncssh.SSHKey) -> HostKeyUnknown:
     known = way.known
-    port = f"-p {known.port} " if known.port not in (None, asyncssh.DEFAULT_PORT) else ""
+    port = f"-p {known.port} " if known.has_port else ""
     hint = f"compare that with what the host's owner says, then: ssh-keyscan {port}{known.name} >> {known.own}"
     if known.own is None:
         hint = "name a file in `UserKnownHostsFile`: without one, no host can be known"

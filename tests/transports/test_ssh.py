@@ -157,6 +157,12 @@ def test_a_host_key_that_has_changed(tmp_path: Path, algorithm: str) -> None:
     tried(tmp_path, body)
 
 
+async def nothing_runs(sshd: Sshd) -> None:
+    with anyio.fail_after(20):
+        while sshd.running:
+            await anyio.sleep(0.02)
+
+
 def _believes(monkeypatch: pytest.MonkeyPatch, home: Path, sshd: Sshd) -> None:
     """A user whose usual file knows the host."""
     (home / ".ssh").mkdir(parents=True)
@@ -253,9 +259,7 @@ def test_whoever_is_cancelled_while_a_process_starts_leaves_none(tmp_path: Path)
                 for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
-        with anyio.fail_after(20):
-            while sshd.running:
-                await anyio.sleep(0.02)
+        await nothing_runs(sshd)
         await channel.aclose()
 
     tried(tmp_path, body)
@@ -271,9 +275,7 @@ def test_noise_before_its_number_hides_no_process(tmp_path: Path) -> None:
         assert done.said == b"welcomeoops\n"
         async with channel.process(["/bin/sleep", "600"]):
             pass
-        with anyio.fail_after(20):
-            while sshd.running:
-                await anyio.sleep(0.02)
+        await nothing_runs(sshd)
         await channel.aclose()
 
     tried(tmp_path, body)

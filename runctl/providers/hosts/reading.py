@@ -131,24 +131,24 @@ def checkpoint_ref(value: object) -> CheckpointRef | None:
         name=str(value.get("name", "")),
         path=value["durable_path"],
         at=at,
-        bytes=_whole(value.get("bytes")) or 0,
-        step=_whole(value.get("step")),
-        epoch=_whole(value.get("epoch")),
+        bytes=whole(value.get("bytes")) or 0,
+        step=whole(value.get("step")),
+        epoch=whole(value.get("epoch")),
     )
 
 
-def _whole(value: object) -> int | None:
+def whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _number(value: object) -> float:
-    """A plausible number; 0 for what is none."""
+def number(value: object) -> float | None:
+    """A plausible number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e18 or not math.isfinite(value):
-        return 0.0
-    return float(value)
+        return None
+    return value
 
 
-def _object(value: object) -> Json:
+def mapping(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
@@ -161,16 +161,16 @@ def _live(state: Json, serial: int, held: bool, now: datetime) -> AttemptSeen:
     started = instant(state.get("started_at"))
     if started is None or phase not in ("preparing", "training", "draining", "ended"):
         return Starting(as_of=now)
-    checkpoints = _object(state.get("checkpoints"))
+    checkpoints = mapping(state.get("checkpoints"))
     return Live(
         as_of=now,
         phase=cast(Literal["preparing", "training", "draining", "ended"], phase),
         step=_text(state.get("step")),
         started_at=started,
-        training_at=instant(_object(state.get("training")).get("started_at")),
-        drain=_text(_object(state.get("drain")).get("reason")),
-        active=_number(state.get("active")),
-        durable=_whole(checkpoints.get("durable")) or 0,
+        training_at=instant(mapping(state.get("training")).get("started_at")),
+        drain=_text(mapping(state.get("drain")).get("reason")),
+        active=float(number(state.get("active")) or 0),
+        durable=whole(checkpoints.get("durable")) or 0,
         newest=checkpoint_ref(checkpoints.get("newest_durable")),
         serial=serial,
         heartbeat=instant(state.get("heartbeat")) or started,
@@ -184,13 +184,13 @@ def _ended(record: Json, journal: Iterable[Json], now: datetime) -> AttemptSeen:
         reason = EndReason(str(record.get("reason")))
     except ValueError:
         reason = EndReason.LOST
-    code = _whole(record.get("exit_code"))
-    signal = _whole(record.get("signal"))
+    code = whole(record.get("exit_code"))
+    signal = whole(record.get("signal"))
     if reason is EndReason.EXITED and code is None and signal is None:
         reason = EndReason.LOST
     if reason is EndReason.LOST:
         code = signal = None
-    durable = _whole(_object(record.get("checkpoints")).get("durable")) or 0
+    durable = whole(mapping(record.get("checkpoints")).get("durable")) or 0
     newest = checkpoint_ref(record.get("newest_durable"))
     if reason is EndReason.LOST:
         newest, durable = _told_or_noted(newest, durable, journal)
@@ -206,23 +206,23 @@ def _ended(record: Json, journal: Iterable[Json], now: datetime) -> AttemptSeen:
         ),
         started_at=instant(record.get("started_at")),
         ended_at=instant(record.get("ended_at")) or now,
-        active=_number(record.get("active")),
+        active=float(number(record.get("active")) or 0),
         durable=durable,
         newest=newest,
-        held_by=_text(_object(record.get("holder")).get("job")),
+        held_by=_text(mapping(record.get("holder")).get("job")),
     )
 
 
 def _dead(facts: Facts, now: datetime) -> AttemptSeen:
     claim, state = facts.claim or {}, facts.state or {}
-    checkpoints = _object(state.get("checkpoints"))
+    checkpoints = mapping(state.get("checkpoints"))
     newest = checkpoint_ref(checkpoints.get("newest_durable"))
-    newest, durable = _told_or_noted(newest, _whole(checkpoints.get("durable")) or 0, facts.journal)
+    newest, durable = _told_or_noted(newest, whole(checkpoints.get("durable")) or 0, facts.journal)
     started = instant(state.get("started_at")) or instant(claim.get("claimed_at"))
     last_seen = instant(state.get("heartbeat")) or instant(claim.get("claimed_at"))
     told = state.get("heartbeat") is not None
     silent_for = _since(state, "agent", facts) if told else _since(claim, "guardian", facts)
-    active = _number(state.get("active"))
+    active = float(number(state.get("active")) or 0)
     return Dead(
         as_of=now,
         started_at=started,
@@ -239,7 +239,7 @@ def _since(word: Json, who: str, facts: Facts) -> float | None:
     monotonic, now = word.get("monotonic"), facts.monotonic
     if isinstance(monotonic, bool) or not isinstance(monotonic, int | float) or not 0 <= monotonic <= now:
         return None
-    return now - monotonic if _object(word.get(who)).get("boot_id") == facts.boot_id else None
+    return now - monotonic if mapping(word.get(who)).get("boot_id") == facts.boot_id else None
 
 
 def latest(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeGuard
+from typing import Any
 
 import msgspec
 
 from runctl.planner.record import CheckpointRef
-from runctl.providers.hosts.reading import checkpoint_ref, instant
+from runctl.providers.hosts.reading import checkpoint_ref, instant, mapping, number, whole
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,16 +41,16 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
 
 def vitals(state: Mapping[str, Any]) -> Vitals:
     """What the agent's state tells."""
-    checkpoints = _object(state.get("checkpoints"))
-    newest, seen = checkpoint_ref(checkpoints.get("newest_durable")), _object(checkpoints.get("newest"))
+    checkpoints = mapping(state.get("checkpoints"))
+    newest, seen = checkpoint_ref(checkpoints.get("newest_durable")), mapping(checkpoints.get("newest"))
     seen_seq = seen.get("seq")
     return Vitals(
         phase=str(state.get("phase", ""))[:32],
         step=str(state["step"])[:200] if isinstance(state.get("step"), str) else None,
         progress=_progress(state.get("progress")),
         newest=newest,
-        durable=int(_number(checkpoints.get("durable")) or 0),
-        invalid=int(_number(checkpoints.get("invalid")) or 0),
+        durable=int(number(checkpoints.get("durable")) or 0),
+        invalid=int(number(checkpoints.get("invalid")) or 0),
         unsaved=isinstance(seen_seq, int) and (newest is None or seen_seq > newest.seq),
     )
 
@@ -78,22 +77,18 @@ def checkpoint_lines(journals: Iterable[tuple[int, Iterable[dict[str, Any]]]]) -
     about one tells only what has changed, and may be in a later attempt's journal: the newest prunes those of all. The
     first `at` is when it was noticed."""
     merged: dict[tuple[int, int], dict[str, Any]] = {}
-    for number, journal in journals:
+    for own, journal in journals:
         for line in journal:
-            seq, attempt = line.get("seq"), line.get("attempt", number)
-            if not _is_whole(seq) or not _is_whole(attempt):
+            seq, attempt = whole(line.get("seq")), whole(line.get("attempt", own))
+            if seq is None or attempt is None:
                 continue
             before = merged.get((attempt, seq), {})
-            if before or (attempt == number and line.get("status") != "pruned"):
+            if before or (attempt == own and line.get("status") != "pruned"):
                 merged[attempt, seq] = {**before, **line, "at": before.get("at", line.get("at"))}
     return [
         _checkpoint_line(line, seq, attempt)
         for (attempt, seq), line in sorted(merged.items(), key=lambda item: item[0])
     ]
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _checkpoint_line(line: dict[str, Any], seq: int, attempt: int) -> CheckpointLine:
@@ -105,9 +100,9 @@ def _checkpoint_line(line: dict[str, Any], seq: int, attempt: int) -> Checkpoint
         name=str(line.get("name", ""))[:500],
         status=str(line.get("status", ""))[:32],
         detail=str(line.get("detail") or "")[:500],
-        step=_number(line.get("step")),
-        epoch=_number(line.get("epoch")),
-        bytes=int(_number(line.get("bytes")) or 0),
+        step=number(line.get("step")),
+        epoch=number(line.get("epoch")),
+        bytes=int(number(line.get("bytes")) or 0),
         path=str(line.get("path", ""))[:4096],
         durable_path=durable_path if isinstance(durable_path, str) else None,
         sha256=sha256 if isinstance(sha256, str) else None,
@@ -115,31 +110,21 @@ def _checkpoint_line(line: dict[str, Any], seq: int, attempt: int) -> Checkpoint
 
 
 def _progress(value: object) -> Progress | None:
-    told = _object(value)
+    told = mapping(value)
     at = instant(told.get("at"))
     if at is None:
         return None
-    fraction, eta = _number(told.get("fraction")), _number(told.get("eta"))
-    metrics = {str(k)[:64]: n for k, v in _object(told.get("metrics")).items() if (n := _number(v)) is not None}
+    fraction, eta = number(told.get("fraction")), number(told.get("eta"))
+    metrics = {str(k)[:64]: n for k, v in mapping(told.get("metrics")).items() if (n := number(v)) is not None}
     return Progress(
         at=at,
         fraction=min(1.0, max(0.0, fraction)) if fraction is not None else None,
-        epoch=_number(told.get("epoch")),
-        epochs=_number(told.get("epochs")),
-        step=_number(told.get("step")),
-        steps=_number(told.get("steps")),
-        loss=_number(told.get("loss")),
+        epoch=number(told.get("epoch")),
+        epochs=number(told.get("epochs")),
+        step=number(told.get("step")),
+        steps=number(told.get("steps")),
+        loss=number(told.get("loss")),
         metrics=metrics,
         eta=timedelta(seconds=min(eta, 1e8)) if eta is not None and eta >= 0 else None,
         source=str(told.get("source", ""))[:64],
     )
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e18 or not math.isfinite(value):
-        return None
-    return value

@@ -24,7 +24,7 @@ from runctl.agent.leftovers import is_run_held, salvage_seconds
 from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.money import HELPLESS_MARGIN
-from runctl.planner.observed import Dead, Foreign, Holder, Live, MachineSeen, Starting
+from runctl.planner.observed import AttemptSeen, Dead, Foreign, Holder, Live, MachineSeen, Starting
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.hosts import reading
 from runctl.providers.hosts.deaths import Deaths
@@ -81,29 +81,24 @@ class LocalMachine:
         return None if held_by is None else reading.holder(held_by, self._runs)
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
-        now = datetime.now(UTC)
         run_dir = str(self._home.run_dir(record.uid, attempt.number))
         run_id = spec.run_id(record, attempt)
-        facts = self._facts(run_dir, run_id, attempt)
-        seen, watchers = reading.attempt_seen(facts, now), reading.watchers(facts)
+        facts, seen, watchers = _glimpse(run_dir, run_id, attempt)
         if isinstance(seen, Live | Starting):
             self._deaths.alive(run_id, facts.monotonic)
-            if not self._deaths.know(run_id) and self._is_beyond_help(record, attempt, run_id, watchers, now):
+            if not self._deaths.know(run_id) and self._is_beyond_help(record, attempt, run_id, watchers, seen.as_of):
                 await anyio.to_thread.run_sync(hostside.end, watchers.alive)
-                now, facts = datetime.now(UTC), self._facts(run_dir, run_id, attempt)
-                seen, watchers = reading.attempt_seen(facts, now), reading.watchers(facts)
+                facts, seen, watchers = _glimpse(run_dir, run_id, attempt)
         if isinstance(seen, Starting) and watchers.gone:
             # The agent's death ends the attempt; its guardian, which would have seen to that, is dead as well.
             hostside.end_unwatched(run_id)
-            now, facts = datetime.now(UTC), self._facts(run_dir, run_id, attempt)
-            seen, watchers = reading.attempt_seen(facts, now), reading.watchers(facts)
+            facts, seen, watchers = _glimpse(run_dir, run_id, attempt)
         if isinstance(seen, Dead):
-            dead = self._deaths.dated(run_id, seen, facts.monotonic)
+            now, dead = seen.as_of, self._deaths.dated(run_id, seen, facts.monotonic)
+            seen = Starting(as_of=now)
             if await anyio.to_thread.run_sync(self._salvage, run_id, run_dir):
-                facts = self._facts(run_dir, run_id, attempt)
+                facts = hostside.look(run_dir, run_id, attempt.events_seen)
                 seen = reading.attempt_seen(facts, now)
-            else:
-                seen = Starting(as_of=now)
             if isinstance(seen, Dead):
                 seen = msgspec.structs.replace(seen, died_at=dead.died_at)
         if watchers.alive:
@@ -111,10 +106,6 @@ class LocalMachine:
         else:
             self._watchers.pop(record.uid, None)
         return Sight(seen, reading.agent_events(facts.events, attempt.number))
-
-    @staticmethod
-    def _facts(run_dir: str, run_id: str, attempt: Attempt) -> hostside.Facts:
-        return hostside.look(run_dir, run_id, attempt.events_seen)
 
     def _salvage(self, run_id: str, run_dir: str) -> bool:
         """See to it that what a dead attempt had saved is copied, by a process that needs no controller; whether that
@@ -216,6 +207,12 @@ class LocalMachine:
         if checkpoints:
             for place in {spec.destination(self._home, generation) for generation in record.generations}:
                 shutil.rmtree(place / record.uid, ignore_errors=True)
+
+
+def _glimpse(run_dir: str, run_id: str, attempt: Attempt) -> tuple[hostside.Facts, AttemptSeen, reading.Watchers]:
+    now = datetime.now(UTC)
+    facts = hostside.look(run_dir, run_id, attempt.events_seen)
+    return facts, reading.attempt_seen(facts, now), reading.watchers(facts)
 
 
 def _await(is_there: Callable[[], bool], seconds: float) -> None:
