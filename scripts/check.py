@@ -59,9 +59,10 @@ PURE = [
     Stage("their branch coverage", tool("coverage", "report")),
     Stage("their property tests", ["nice", *tool("pytest", "-q", "-m", "hypothesis", *PURE_TESTS)]),
 ]
-# One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one. A
-# plugin that none of them uses isn't loaded into each.
-EVERYTHING = tool("pytest", "-q", "-n", WORKERS, "--dist", "load", "--maxschedchunk", "1", "-p", "no:anyio", *IGNORED)
+# One test at a time to each worker: the longest ones stand side by side and would all be dealt to the same one.
+# Plugins that none of them uses aren't loaded into each: one imports its whole library as a worker ends.
+DEALT = ["-n", WORKERS, "--dist", "load", "--maxschedchunk", "1"]
+EVERYTHING = tool("pytest", "-q", *DEALT, "-p", "no:anyio", "-p", "no:hypothesispytest", *IGNORED)
 # Once, before many workers would each compile all tests at the same time.
 COMPILING = Stage("collection", ["nice", *tool("pytest", "-q", "--collect-only", *IGNORED)])
 KILLING = [Stage("two hundred kills", tool("pytest", "-q", "-n", "2", KILLS))]
