@@ -18,7 +18,7 @@ from pathlib import Path
 from runctl.agent.unpack import deliver, hash_of
 
 ENTRY = "launch.py"
-_PACKAGES = ("agent", "checkpoints")
+_PACKAGES = ("agent", "checkpoints", "snapshots")
 _NOT_SHIPPED = frozenset({"bundle.py"})
 # PEP 552: byte code that is known by a hash of its source, which is not looked at when it is imported.
 _UNCHECKED_HASH = 0b01

@@ -17,8 +17,9 @@ from runctl.planner.observed import MachineSeen
 from runctl.planner.preview import Preview, preview
 from runctl.planner.reapply import Effect, Reapply
 from runctl.reconciler.applying import Prepared, Proposal, prepare, propose
+from runctl.snapshots.manifest import read_manifest
 from runctl.store.interface import Store
-from runctl.workspace.manifest import changed_files, read_manifest
+from runctl.workspace.changes import changed_files
 from runctl.workspace.problems import Finding, RootError, ScriptError, SnapshotError, WorkspaceError
 from runctl.workspace.problems import Severity as FindingSeverity
 

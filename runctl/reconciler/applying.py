@@ -19,10 +19,10 @@ from runctl.planner.intents import anticipate
 from runctl.planner.reapply import Decision, Reapply, decide
 from runctl.planner.record import Desired, Event, Generation, Phase, Record, Source
 from runctl.planner.requests import Apply
+from runctl.snapshots.manifest import read_manifest
 from runctl.store.interface import Ask, Create, NameTaken, NotFound, Store, Versioned, done
 from runctl.workspace.environment import Place, recipe
 from runctl.workspace.interpreter import find_interpreter
-from runctl.workspace.manifest import read_manifest
 from runctl.workspace.problems import Finding, Severity
 from runctl.workspace.root import find_root, resolve_script
 from runctl.workspace.script import check_script, check_travels

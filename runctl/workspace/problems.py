@@ -6,13 +6,9 @@ from enum import StrEnum
 
 import msgspec
 
+from runctl.snapshots.errors import SnapshotError, WorkspaceError
 
-class WorkspaceError(Exception):
-    """The workspace can't be used as asked. `args[0]` says what, where and why; `hint` what to do now."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
+__all__ = ["Finding", "RootError", "ScriptError", "Severity", "SnapshotError", "TreeError", "WorkspaceError"]
 
 
 class RootError(WorkspaceError):
@@ -29,10 +25,6 @@ class ScriptError(WorkspaceError):
 
 class TreeError(WorkspaceError):
     """A part of the tree can't be read or listed."""
-
-
-class SnapshotError(WorkspaceError):
-    """A snapshot can't be taken, or one that is stored isn't whole."""
 
 
 class Severity(StrEnum):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from runctl.snapshots.manifest import Manifest
 from runctl.workspace import distributions
 from runctl.workspace.ignore import explain
-from runctl.workspace.manifest import Manifest
 from runctl.workspace.problems import Finding, ScriptError, Severity
 from runctl.workspace.root import ProjectRoot
 

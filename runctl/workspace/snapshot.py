@@ -19,9 +19,10 @@ import msgspec
 
 from runctl.manifest.quantities import format_size
 from runctl.manifest.recognising import Recognition, recognise
-from runctl.workspace.copying import copy_file, hash_file
+from runctl.snapshots import stored
+from runctl.snapshots.copying import copy_file, hash_file
+from runctl.snapshots.manifest import EXECUTABLE, FILE, LINK, TREE, Entry, Manifest, of_entries
 from runctl.workspace.ignore import Found, Listing, list_files
-from runctl.workspace.manifest import Entry, Kind, Manifest, of_entries, read_manifest
 from runctl.workspace.problems import SnapshotError
 
 MAX_FILES = 20_000
@@ -46,7 +47,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tree(self) -> Path:
-        return self.path / "tree"
+        return self.path / TREE
 
 
 class _Changing(Exception):
@@ -80,17 +81,15 @@ def freeze(
         _check_limits(listing)
         try:
             frozen, warnings = _read_tree(root, listing, lambda source, path, mode: hash_file(source))
-            stored = store / frozen.code_hash
-            if not _is_whole(stored, frozen):
+            if not stored.is_whole(f"{store}/{frozen.code_hash}", frozen):
                 frozen = _copy_tree(root, listing, store)
-                stored = store / frozen.code_hash
         except _Changing:
             continue
         return Snapshot(
             code_hash=frozen.code_hash,
             files=len(frozen.entries),
             bytes=frozen.bytes,
-            path=stored,
+            path=store / frozen.code_hash,
             warnings=(*listing.warnings, *warnings),
         )
     raise SnapshotError(
@@ -164,9 +163,9 @@ def _read_tree(root: Path, listing: Listing, read: _Reader) -> tuple[Manifest, l
             if stat.S_ISLNK(file.mode):
                 links.append(_link(top, file, source))
                 continue
-            kind = Kind.EXECUTABLE if file.mode & stat.S_IXUSR else Kind.FILE
-            size, sha256 = read(source, path, 0o700 if kind is Kind.EXECUTABLE else 0o600)
-            entries.append(Entry(path, kind, size, sha256))
+            entry = Entry(path, EXECUTABLE if file.mode & stat.S_IXUSR else FILE, 0, "")
+            size, sha256 = read(source, path, entry.mode)
+            entries.append(entry._replace(size=size, sha256=sha256))
         except (FileNotFoundError, NotADirectoryError):
             raise _Changing from None
         except UnicodeDecodeError:
@@ -198,7 +197,7 @@ def _link(top: bytes, file: Found, source: bytes) -> Entry:
         raise _Outside(os.fsdecode(real))
     if target.startswith(b"/") or _climbs_out(os.path.dirname(file.path), target):
         target = os.path.relpath(real, os.path.dirname(source))
-    return Entry(file.path.decode(), Kind.LINK, 0, hashlib.sha256(target).hexdigest(), target.decode())
+    return Entry(file.path.decode(), LINK, 0, hashlib.sha256(target).hexdigest(), target.decode())
 
 
 def _climbs_out(directory: bytes, target: bytes) -> bool:
@@ -220,30 +219,6 @@ def _dangling(top: bytes, links: list[Entry], paths: set[str]) -> list[str]:
     return warnings
 
 
-def _is_whole(stored: Path, manifest: Manifest) -> bool:
-    """Whether the store has this snapshot. A damaged one (a power cut, a stray hand) is removed, to be stored anew."""
-    try:
-        if read_manifest(stored) != manifest:
-            raise SnapshotError("another manifest", "")
-        for entry in manifest.entries:
-            info = os.lstat(f"{stored}/tree/{entry.path}")
-            expected = stat.S_ISLNK if entry.kind is Kind.LINK else stat.S_ISREG
-            if not expected(info.st_mode) or (entry.kind is not Kind.LINK and info.st_size != entry.size):
-                raise SnapshotError("another file", "")
-    except (SnapshotError, OSError):
-        discard(stored)
-        return False
-    return True
-
-
-def discard(stored: Path) -> None:
-    """Take a damaged snapshot out of the store, so that the next freeze of its tree stores it anew. Raises OSError."""
-    if os.path.lexists(stored):
-        aside = tempfile.mkdtemp(prefix=".damaged-", dir=stored.parent)
-        os.rename(stored, os.path.join(aside, "snapshot"))
-        shutil.rmtree(aside, ignore_errors=True)
-
-
 def _copy_tree(root: Path, listing: Listing, store: Path) -> Manifest:
     """Copy the listed files into the store. What is being built has a name that no reader looks at."""
     try:
@@ -254,21 +229,20 @@ def _copy_tree(root: Path, listing: Listing, store: Path) -> Manifest:
             f"`{store}` can't be written: {error.strerror}", "check its permissions and free space"
         ) from None
     try:
-        tree = os.path.join(building, "tree")
+        tree = os.path.join(building, TREE)
         os.mkdir(tree, 0o700)
         made = {""}
 
         def copy(source: bytes, path: str, mode: int) -> tuple[int, str]:
-            make_parents(tree, path, made)
+            stored.make_parents(tree, path, made)
             return copy_file(source, os.fsencode(f"{tree}/{path}"), mode)
 
         manifest, _ = _read_tree(root, listing, copy)
         for entry in manifest.entries:
-            if entry.kind is Kind.LINK and entry.target is not None:
-                make_parents(tree, entry.path, made)
+            if entry.kind == LINK and entry.target is not None:
+                stored.make_parents(tree, entry.path, made)
                 os.symlink(entry.target, f"{tree}/{entry.path}")
-        write_manifest(building, manifest)
-        _publish(building, store / manifest.code_hash)
+        stored.publish(building, str(store), manifest)
     except OSError as error:
         raise SnapshotError(
             f"the snapshot can't be stored in `{store}`: {error.strerror}", "check its permissions and free space"
@@ -276,35 +250,3 @@ def _copy_tree(root: Path, listing: Listing, store: Path) -> Manifest:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return manifest
-
-
-def make_parents(tree: str, path: str, made: set[str]) -> None:
-    """Make the directories above `path` in `tree`; `made` remembers those that are there."""
-    parent = path.rpartition("/")[0]
-    if parent not in made:
-        make_parents(tree, parent, made)
-        os.mkdir(f"{tree}/{parent}", 0o700)
-        made.add(parent)
-
-
-def write_manifest(directory: str, manifest: Manifest) -> None:
-    handle = os.open(f"{directory}/manifest.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(handle, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        file.flush()
-        os.fsync(handle)
-
-
-def _publish(building: str, stored: Path) -> None:
-    """Give a finished snapshot its name. Who comes second with the same content finds it taken: just as good."""
-    try:
-        os.rename(building, stored)
-    except OSError:
-        if not os.path.exists(stored / "manifest.json"):
-            raise
-        return
-    parent = os.open(stored.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)

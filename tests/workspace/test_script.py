@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runctl.snapshots.manifest import read_manifest
 from runctl.workspace.import_check import EXIT_MISSING, import_check_argv
-from runctl.workspace.manifest import read_manifest
 from runctl.workspace.problems import ScriptError, Severity
 from runctl.workspace.root import ProjectRoot, find_root
 from runctl.workspace.script import ScriptReport, check_script, check_travels, launch_prefix, required_imports

@@ -13,9 +13,10 @@ from acceptance.permissions import bound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runctl.snapshots.manifest import read_manifest
+from runctl.snapshots.materialize import materialize
 from runctl.workspace import snapshot as snapshot_module
-from runctl.workspace.manifest import changed_files, read_manifest
-from runctl.workspace.materialize import materialize
+from runctl.workspace.changes import changed_files
 from runctl.workspace.problems import SnapshotError
 from runctl.workspace.snapshot import freeze
 

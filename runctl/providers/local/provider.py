@@ -31,7 +31,7 @@ from runctl.providers.hosts.deaths import Deaths
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
 from runctl.providers.local import spec
 from runctl.providers.local.files import make_run_dir, write_orders
-from runctl.workspace.materialize import materialize
+from runctl.snapshots.materialize import materialize
 from runctl.workspace.problems import WorkspaceError
 
 NAME = "this machine"
@@ -186,7 +186,7 @@ class LocalMachine:
         make_run_dir(run_dir)
         work = run_dir / "work"
         if not work.exists():
-            materialize(self._home.code / generation.source.code_hash, work)
+            materialize(str(self._home.code / generation.source.code_hash), str(work))
         built = spec.build(self._home, record, launch.attempt, generation, epoch, self._environ)
         write_json(str(run_dir / "spec.json"), built)
         write_orders(run_dir, launch.attempt.orders, epoch)

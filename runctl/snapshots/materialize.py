@@ -6,15 +6,20 @@ import contextlib
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
-from runctl.workspace.copying import copy_file
-from runctl.workspace.manifest import Entry, Kind, Manifest, read_manifest
-from runctl.workspace.problems import SnapshotError
-from runctl.workspace.snapshot import discard, make_parents
+from runctl.snapshots.copying import copy_file
+from runctl.snapshots.errors import SnapshotError
+from runctl.snapshots.manifest import LINK, TREE, read_manifest
+from runctl.snapshots.stored import discard, make_parents
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
+
+    from runctl.snapshots.manifest import Entry, Manifest
 
 
-def materialize(snapshot: Path, target: Path) -> Manifest:
+def materialize(snapshot: str, target: str) -> Manifest:
     """Make `target` a copy of the snapshot stored at `snapshot`, whole or not at all; returns what is in it.
 
     `target` doesn't exist yet, or is an empty directory; its parent exists. Raises SnapshotError when the stored files
@@ -22,11 +27,11 @@ def materialize(snapshot: Path, target: Path) -> Manifest:
     """
     manifest = read_manifest(snapshot)
     try:
-        building = tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent)
+        building = tempfile.mkdtemp(prefix=f".{os.path.basename(target)}-", dir=os.path.dirname(target))
     except OSError as error:
         raise _cannot(target, error) from None
     try:
-        _copy(manifest, f"{snapshot}/tree", building)
+        _copy(manifest, f"{snapshot}/{TREE}", building)
         os.rename(building, target)
     except _Damaged as error:
         # Sizes and dates may look right: whoever freezes the tree next must not take it for whole.
@@ -49,15 +54,15 @@ class _Damaged(Exception):
 
 def _copy(manifest: Manifest, tree: str, building: str) -> None:
     made = {""}
-    links: list[Entry] = []
+    links: List[Entry] = []
     for entry in manifest.entries:
-        if entry.kind is Kind.LINK:
+        if entry.kind == LINK:
             links.append(entry)
             continue
         make_parents(building, entry.path, made)
-        mode = 0o700 if entry.kind is Kind.EXECUTABLE else 0o600
+        source, copy = (os.fsencode(f"{top}/{entry.path}") for top in (tree, building))
         try:
-            arrived = copy_file(os.fsencode(f"{tree}/{entry.path}"), os.fsencode(f"{building}/{entry.path}"), mode)
+            arrived = copy_file(source, copy, entry.mode)
         except FileNotFoundError:
             raise _Damaged(f"`{tree}/{entry.path}` is missing") from None
         if arrived != (entry.size, entry.sha256):
@@ -68,7 +73,7 @@ def _copy(manifest: Manifest, tree: str, building: str) -> None:
         os.symlink(entry.target or "", f"{building}/{entry.path}")
 
 
-def _cannot(target: Path, error: OSError) -> SnapshotError:
+def _cannot(target: str, error: OSError) -> SnapshotError:
     return SnapshotError(
         f"the code can't be copied to `{target}`: {error.strerror}",
         "nothing was started; check permissions and free space",

@@ -6,7 +6,10 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Tuple
 
 _CHUNK = 1 << 20
 _IN_KERNEL_FROM = 1 << 18
@@ -20,7 +23,7 @@ class NotAFile(OSError):
     """It was a regular file when it was listed, and isn't any more."""
 
 
-def hash_file(source: bytes) -> tuple[int, str]:
+def hash_file(source: bytes) -> Tuple[int, str]:
     """(size, sha256) of a regular file that isn't a symlink. Raises OSError."""
     handle = _open(source)
     try:
@@ -29,7 +32,7 @@ def hash_file(source: bytes) -> tuple[int, str]:
         os.close(handle)
 
 
-def copy_file(source: bytes, target: bytes, mode: int) -> tuple[int, str]:
+def copy_file(source: bytes, target: bytes, mode: int) -> Tuple[int, str]:
     """Copy into a new file of this mode; (size, sha256) of what was written. Raises OSError."""
     reading = _open(source)
     try:
@@ -53,7 +56,7 @@ def _open(source: bytes) -> int:
     return handle
 
 
-def _pump(handle: int, sink: Callable[[bytes], None]) -> tuple[int, str]:
+def _pump(handle: int, sink: Callable[[bytes], None]) -> Tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     while chunk := os.read(handle, _CHUNK):
         digest.update(chunk)
