@@ -218,7 +218,7 @@ def _confirm(sights: Sequence[Sight], *, checkpoints: bool, yes: bool) -> None:
 
 def _say_where(home: Home, sights: Sequence[Sight]) -> None:
     from runctl.cli.streams import clean_line, say
-    from runctl.providers.local.spec import destination
+    from runctl.providers.hosts.spec import destination
 
     for each in sights:
         if each.durable:

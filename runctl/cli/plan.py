@@ -29,6 +29,8 @@ def plan(
     import os
     from datetime import UTC, datetime
 
+    import anyio
+
     from runctl.cli import saved_plan
     from runctl.cli.jobs import opened
     from runctl.cli.manifests import read_to_apply
@@ -36,7 +38,7 @@ def plan(
     from runctl.cli.render.plan import document
     from runctl.cli.streams import clean, data, data_json, warn
     from runctl.planner.preview import STARTS, render
-    from runctl.providers.local.provider import LocalMachine
+    from runctl.providers.local.provider import local_machine
 
     found = read_to_apply(files)
     with opened() as (home, store):
@@ -45,7 +47,7 @@ def plan(
             saved_plan.save(out, home, proposals, replace=replace, rerun=rerun)
             saved_plan.refuse_inside_code(out, home, proposals)
     starts = any(each.decision.kind in STARTS for each in proposals)
-    machine = LocalMachine(home, os.environ).seen() if starts else None
+    machine = anyio.run(local_machine(home, os.environ).seen) if starts else None
     previews = [preview_of(each, datetime.now(UTC), machine) for each in proposals]
     if output is TextOrJson.JSON:
         data_json(document(proposals, previews), indent=2)

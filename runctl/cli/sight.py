@@ -13,9 +13,9 @@ from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, CheckpointRef, ConditionType, Phase, Record
 from runctl.planner.seeing import HEARTBEAT
 from runctl.planner.status import AGENT_DIED
+from runctl.providers.hosts.spec import run_id
 from runctl.providers.hosts.vitals import Progress, Vitals
 from runctl.providers.local import run_dir
-from runctl.providers.local.spec import run_id
 from runctl.reconciler.resting import rests
 from runctl.store.interface import ControllerId, Store, Versioned
 

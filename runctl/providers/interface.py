@@ -18,6 +18,10 @@ class ProviderError(Exception):
     """Base of the errors below."""
 
 
+class HostUnreachable(ProviderError):
+    """The host can't be asked, or its answer was lost: what it was told to do may be done."""
+
+
 class LaunchRefused(ProviderError):
     """The launch definitely had no effect: nothing runs, nothing is billed."""
 

@@ -83,6 +83,7 @@ def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prep
     )
     place = Place(
         tree=snapshot.tree,
+        stored=snapshot.tree,
         code_hash=source.code_hash,
         work=snapshot.tree,
         workdir=source.workdir,

@@ -85,12 +85,14 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where things are on the host.
 
-    `tree` is the snapshot's, which outlives the attempt: what is installed from code is installed from there. `work` is
-    the attempt's copy of it, `workdir` the working directory relative to either, `envs` holds the cached environments,
-    `path` is the caller's PATH.
+    `stored` is the snapshot's tree there, which outlives the attempt: what is installed from code is installed from
+    there. `tree` is the same tree where it can be read here. `work` is the attempt's copy of it, `workdir` the working
+    directory relative to either, `envs` holds the cached environments, `path` is the PATH that the script is looked up
+    on.
     """
 
     tree: Path
+    stored: Path
     code_hash: str
     work: Path
     workdir: str
@@ -164,7 +166,7 @@ def _built(
         steps.append(_cached("install uv", argv, place.cwd, tools_dir, {}, timeout))
         uv = f"{tools_dir}/bin/uv"
     tools = Tools(base=python.path, python=f"{bin_dir}/python", uv=uv if locked else None)
-    directory = os.path.normpath(place.tree / declaration.directory)
+    directory = os.path.normpath(place.stored / declaration.directory)
     fits = _fits(declaration, python)
     uv_env = {"UV_PROJECT_ENVIRONMENT": env_dir, **({"UV_PYTHON": python.path} if fits else {})} if locked else {}
     argv = build_argv(python.path, env_dir, environment_commands(declaration, tools, env_dir))

@@ -23,6 +23,7 @@ from runctl.agent.child import Helper
 from runctl.agent.clocks import Now
 from runctl.agent.files import ExitRecord, Journal, write_json
 from runctl.agent.keeper import Keeper
+from runctl.agent.placement import make_run_dir
 from runctl.agent.record import TRAINING_STARTED, StateFile
 from runctl.agent.salvage import salvage_unwatched
 from runctl.agent.spec import Spec, read_spec
@@ -31,7 +32,6 @@ from runctl.checkpoints import durable, verifying
 from runctl.planner.observed import Absent, Dead, Ended
 from runctl.planner.record import CheckpointRef, EndReason
 from runctl.providers.hosts import reading
-from runctl.providers.local.files import make_run_dir
 from runctl.providers.local.run_dir import left_behind
 
 from .power_cut import Cut, Recorder, lay_out, unsynced

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from runctl.agent import hostside, unpack
+from runctl.agent.placement import make_run_dir
 from runctl.agent.salvage import salvage_unwatched
 from runctl.checkpoints import durable
 from runctl.planner.observed import Dead, Ended
-from runctl.providers.local.files import make_run_dir
 from runctl.providers.local.run_dir import left_behind
 
 from .attempts import UID, Deaf, Disk, Judge, Life, at_once, first_fault, hears, judge_all, safetensors_file, torch_file
@@ -127,7 +127,7 @@ def test_lives(disk: Disk, record: Callable[[Disk], tuple[Recorder, Judge]]) -> 
 NEEDED = {
     "files.write_json": "the salvage gave up",
     "create_json < guardian.begin": "counts as never started",
-    "files.make_run_dir": "counts as never started",
+    "placement.make_run_dir": "counts as never started",
     "files.append": "of the events that were told",
     "files.write": "an end that was recorded is lost",
     "durable.copy_file": "a checkpoint called durable is damaged",

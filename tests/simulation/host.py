@@ -17,8 +17,8 @@ from runctl.planner.actions import Launch
 from runctl.planner.observed import Absent, Dead, Live, MachineSeen, Starting, Unreachable
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.hosts.deaths import Deaths
+from runctl.providers.hosts.spec import orders_json
 from runctl.providers.interface import LaunchRefused, LaunchUnknown, ProviderError, Sight
-from runctl.providers.local.files import orders_json
 
 from . import oracles
 from .node import Node

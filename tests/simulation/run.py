@@ -21,7 +21,7 @@ from runctl.planner.actions import Launch
 from runctl.planner.observed import AttemptSeen, Dead, Ended, Live, Starting
 from runctl.planner.record import AttemptEnd, CheckpointRef, EndReason, Event, Record
 from runctl.providers.hosts.reading import latest
-from runctl.providers.local.files import orders_json
+from runctl.providers.hosts.spec import orders_json
 
 from . import oracles
 from .oracles import LONGEST_HELD

@@ -27,6 +27,7 @@ def place(tmp_path: Path) -> Place:
     tree.mkdir()
     (tree / "train.py").write_text("import json\n")
     return Place(
+        stored=tree,
         tree=tree,
         code_hash="c" * 64,
         work=tree,

@@ -9,59 +9,56 @@ from typing import Any
 
 import msgspec
 
+from runctl.agent.placement import passed_environment
 from runctl.home import Home
 from runctl.manifest.job import Busy
 from runctl.manifest.rules.saving import file_path
-from runctl.planner.record import Attempt, Generation, Record
+from runctl.planner.record import Attempt, Generation, Orders, Record
+from runctl.snapshots.manifest import TREE
 from runctl.workspace.environment import Place, Recipe, Step, check_step, recipe, training_argv
 from runctl.workspace.interpreter import Interpreter
-
-# What a training may see of the environment that runctl was called in; everything else is the manifest's to pass.
-PASSED = frozenset(
-    (
-        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM"),
-        *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-        *("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUNCTL_HOST_LOCK_DIR"),
-    )
-)
-PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "PIP_", "UV_")
 
 HOOK_SECONDS = 30.0
 
 
-def passed_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of the caller's environment that every attempt sees."""
-    return {k: v for k, v in environ.items() if k in PASSED or k.startswith(PASSED_PREFIXES)}
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """A host, as attempts on it are described. `home` has the paths there; `code` is where snapshots can be read here;
+    `environ` is what a training may see of the environment there, without secrets; `python` and `uv` are those that the
+    script is run and built with."""
+
+    home: Home
+    code: Path
+    environ: Mapping[str, str]
+    python: Interpreter | None
+    uv: str | None
+    path: str
 
 
-def prepare(home: Home, generation: Generation, work: Path) -> tuple[Recipe, tuple[Step, ...]]:
+def prepare(host: Host, generation: Generation, work: Path) -> tuple[Recipe, tuple[Step, ...]]:
     """The recipe of the attempt whose code lies in `work`, and all of its preparation steps, the check included."""
     job, source = generation.job, generation.source
     place = Place(
-        tree=home.code / source.code_hash / "tree",
+        tree=host.code / source.code_hash / TREE,
+        stored=host.home.code / source.code_hash / TREE,
         code_hash=source.code_hash,
         work=work,
         workdir=source.workdir,
-        envs=home.envs,
-        path=source.path,
+        envs=host.home.envs,
+        path=host.path,
     )
-    python = Interpreter(path=source.python, version=source.python_version) if source.python else None
-    made = recipe(place, job.script, job.setup, python, source.uv, timeout=job.limits.setup.seconds)
+    made = recipe(place, job.script, job.setup, host.python, host.uv, timeout=job.limits.setup.seconds)
     if not source.imports:
         return made, made.steps
     return made, (*made.steps, check_step(made, source.imports, place))
 
 
-def build(
-    home: Home, record: Record, attempt: Attempt, generation: Generation, epoch: int, environ: Mapping[str, str]
-) -> dict[str, Any]:
+def build(host: Host, record: Record, attempt: Attempt, generation: Generation, epoch: int) -> dict[str, Any]:
     """`spec.json` of `attempt`. Holds no secret: only their names."""
-    job = generation.job
+    job, home = generation.job, host.home
     run_dir = home.run_dir(record.uid, attempt.number)
     cwd = run_dir / "work" / generation.source.workdir
-    made, steps = prepare(home, generation, run_dir / "work")
-    env = {**passed_environment(environ), **made.env, **job.env, "RUNCTL_DEADLINE": _deadline(attempt)}
+    made, steps = prepare(host, generation, run_dir / "work")
+    env = {**passed_environment(host.environ), **made.env, **job.env, "RUNCTL_DEADLINE": _deadline(attempt)}
     return {
         "version": 1,
         "run_id": run_id(record, attempt),
@@ -86,6 +83,26 @@ def build(
             "before_terminate": [list(argv) for argv in job.hooks.before_terminate],
             "timeout": HOOK_SECONDS,
         },
+    }
+
+
+def orders_json(orders: Orders, epoch: int) -> dict[str, Any]:
+    """The orders in the agent's terms."""
+    limits = orders.limits
+    money = limits.money
+    return {
+        "serial": orders.serial,
+        "epoch": epoch,
+        "limits": {
+            "money": {"until": money.until.timestamp(), "seconds": money.seconds} if money else None,
+            "duration": {"seconds": limits.duration} if limits.duration is not None else None,
+            "idle": limits.idle,
+            "hang": limits.hang,
+            "deadline": limits.deadline,
+            "on_deadline": limits.on_deadline,
+            "keep": limits.keep,
+        },
+        "end": {"reason": orders.end} if orders.end else None,
     }
 
 
