@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Sequence
 
-USAGE = "usage: python -I -S -E launch.py [--salvage] <run dir> | --serve\n"
+USAGE = "usage: python -I -S -E launch.py [--salvage] <run dir> | --serve | --receive <store> <name>\n"
 MAX_DESCRIPTORS = 4096
 
 
@@ -26,6 +26,11 @@ def main(entry: str, arguments: List[str]) -> int:
 
         gc.enable()
         return serve.main()
+    if len(arguments) == 3 and arguments[0] == "--receive":
+        from runctl.snapshots import receiving
+
+        gc.enable()
+        return receiving.main(arguments[1], arguments[2])
     if len(arguments) == 1:
         return launch(entry, arguments[0], "--guardian")
     if len(arguments) == 3 and arguments[0] == "--guardian":

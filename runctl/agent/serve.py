@@ -11,15 +11,17 @@ import json
 import os
 import platform
 import select
+import shutil
+import subprocess
 import sys
 import time
 
-from runctl.agent import clocks, hostlock, hostside, leftovers, processes
+from runctl.agent import clocks, hostlock, hostside, placement, processes
 from runctl.agent.files import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterator, List, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
     Json = Dict[str, Any]
 
@@ -28,6 +30,7 @@ PROTOCOL = 1
 WATCH_SECONDS = 1.0
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
+PYTHON_SECONDS = 20.0
 MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 
 
@@ -67,6 +70,45 @@ def _free(path: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def tools() -> Json:
+    """What a training finds here by itself: the PATH, the Python that `python3` means on it with its version, uv, and
+    what of the environment every attempt sees."""
+    path = os.environ.get("PATH", os.defpath)
+    return {
+        "path": path,
+        "python": _python(path),
+        "uv": shutil.which("uv", path=path),
+        "environ": placement.passed_environment(os.environ),
+    }
+
+
+def _python(path: str) -> Optional[List[str]]:
+    for name in ("python3", "python"):
+        found = shutil.which(name, path=path)
+        if found is None:
+            continue
+        try:
+            argv = [found, "-I", "-S", "-c", "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.executable)"]
+            done = subprocess.run(
+                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PYTHON_SECONDS, check=False
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue
+        version, _, executable = done.stdout.decode(errors="replace").strip().partition(" ")
+        if done.returncode == 0 and os.path.isabs(executable):
+            return [executable, version]
+    return None
+
+
+def launch(run_dir: str, snapshot: str, spec: Json, orders: Json, entry: str, secrets: Dict[str, str]) -> Json:
+    environ = {**placement.passed_environment(os.environ), **secrets}
+    return placement.launch(run_dir, snapshot, spec, orders, entry, environ)._asdict()
+
+
+def salvage(run_dir: str, entry: str, begin: bool) -> Json:
+    return placement.salvage(run_dir, entry, placement.passed_environment(os.environ), begin)._asdict()
+
+
 def look(run_dir: str, run_id: str, after: int) -> Json:
     return hostside.look(run_dir, run_id, after)._asdict()
 
@@ -85,12 +127,15 @@ def machine(home_runs: str, ending_leftovers: bool) -> Json:
 
 ASKED: Dict[str, Callable[..., Any]] = {
     "hello": hello,
+    "tools": tools,
     "look": look,
     "machine": machine,
+    "launch": launch,
+    "order": placement.order,
     "end": hostside.end,
     "end_unwatched": hostside.end_unwatched,
-    "may_have_unsaved": hostside.may_have_unsaved,
-    "is_run_held": leftovers.is_run_held,
+    "salvage": salvage,
+    "forget": placement.forget,
 }
 
 

@@ -70,7 +70,13 @@ class Installed(msgspec.Struct, frozen=True):
 
     @property
     def serving(self) -> tuple[str, ...]:
-        return (self.python, "-I", "-S", "-E", self.entry, "--serve")
+        return self._program("--serve")
+
+    def receiving(self, store: str, name: str) -> tuple[str, ...]:
+        return self._program("--receive", store, name)
+
+    def _program(self, *arguments: str) -> tuple[str, ...]:
+        return (self.python, "-I", "-S", "-E", self.entry, *arguments)
 
 
 async def install(channel: Channel, python: str | None = None) -> Installed:
