@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Raised when a controller of before could no longer understand the answers, or ask the same things.
 PROTOCOL = 1
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.25
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 PYTHON_SECONDS = 20.0

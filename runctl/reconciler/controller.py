@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from traceback import format_exception
-from typing import assert_never
+from typing import Any, assert_never
 
 import anyio
 import msgspec
@@ -69,7 +69,8 @@ class Held(msgspec.Struct):
 class Controller:
     """Reconciles jobs of `store`. `environ` is where secrets come from; `only`: the uids to care for, None for all.
 
-    `trouble` is told what keeps the controller from its work (a full disk, say); it goes on trying.
+    `trouble` is told what keeps the controller from its work (a full disk, say); it goes on trying. `companions` run as
+    long as it does: what its providers need.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Controller:
         glance: timedelta = GLANCE,
         trouble: Callable[[str], None] = lambda message: None,
         clouds: Mapping[Platform, Cloud] | None = None,
+        companions: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self._store = store
         self._commit = GroupCommit(store)
@@ -96,6 +98,7 @@ class Controller:
         self._only = None if only is None else set(only)
         self._glance = glance
         self._trouble = trouble
+        self._companions = companions
         self._queue = WorkQueue()
         self._held: dict[str, Held] = {}
         self._yielded: dict[str, int] = {}
@@ -114,6 +117,8 @@ class Controller:
         """Reconcile until there has been nothing to do for `linger`. Cancelling it leaves every job as it is."""
         try:
             async with anyio.create_task_group() as tasks:
+                for companion in self._companions:
+                    tasks.start_soon(companion)
                 for _ in range(WORKERS):
                     tasks.start_soon(self._work)
                 for platform in self._renting.platforms:

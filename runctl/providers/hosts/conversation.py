@@ -29,6 +29,7 @@ class Conversation:
         self._changed = changed
         self._asked = 0
         self._waiting: dict[int, tuple[anyio.Event, list[dict[str, Any]]]] = {}
+        self.lost = anyio.Event()
         self._lost: Unreachable | None = None
         self._sending = anyio.Lock()
 
@@ -70,11 +71,11 @@ class Conversation:
                 if size > MAX_ANSWER_BYTES:
                     raise Unreachable("the host sends what is no answer")
             said = self._process.said.decode(errors="replace").strip().splitlines()
-            self._end(
+            self.end(
                 Unreachable(f"the host's side of the conversation has ended{f': {said[-1][:500]}' if said else ''}")
             )
         except Unreachable as error:
-            self._end(error)
+            self.end(error)
 
     def _take(self, line: bytes) -> None:
         try:
@@ -86,14 +87,21 @@ class Conversation:
         if isinstance(answer.get("changed"), str):
             self._changed(answer["changed"])
         if answer.get("id") is None and "error" in answer:
-            self._end(Unreachable(f"the host doesn't understand what it is asked: {str(answer['error'])[:500]}"))
+            self.end(Unreachable(f"the host doesn't understand what it is asked: {str(answer['error'])[:500]}"))
         waiting = self._waiting.get(answer["id"]) if isinstance(answer.get("id"), int) else None
         if waiting is not None and not waiting[1]:
             waiting[1].append(answer)
             waiting[0].set()
 
-    def _end(self, why: Unreachable) -> None:
-        self._lost = why
+    def raise_lost(self) -> None:
+        """Raises the error that the conversation ended with."""
+        if self._lost is not None:
+            raise self._lost
+
+    def end(self, why: Unreachable) -> None:
+        """There will be no more answers."""
+        self._lost = self._lost or why
+        self.lost.set()
         for came, _ in self._waiting.values():
             came.set()
 
@@ -105,5 +113,9 @@ async def conversation(
     """Talk with a host while the context lasts."""
     async with channel.process(argv) as process:
         talking = Conversation(process, changed)
-        async with beside(talking.listen):
-            yield talking
+        try:
+            async with beside(talking.listen):
+                yield talking
+        finally:
+            # Whoever waits for an answer, undisturbed by whatever is cancelled around him, would wait for ever.
+            talking.end(Unreachable("the conversation with the host is over here"))

@@ -78,6 +78,50 @@ def attempt_seen(facts: Facts, now: datetime) -> AttemptSeen:
     return _dead(facts, now) if facts.traces else Absent(as_of=now)
 
 
+def facts(answer: object) -> Facts:
+    """The facts as another host tells them. Raises ValueError for what isn't such an answer: nothing is known then."""
+    match answer:
+        case {"boot_id": str(boot_id), "monotonic": int() | float() as monotonic, "serial": int(serial), **rest}:
+            return Facts(
+                boot_id=boot_id,
+                monotonic=float(monotonic),
+                exit=_object(rest.get("exit")),
+                claim=_object(rest.get("claim")),
+                state=_object(rest.get("state")),
+                serial=serial,
+                events=_objects(rest.get("events")),
+                journal=_objects(rest.get("journal")),
+                traces=rest.get("traces") is True,
+                unreadable=str(rest.get("unreadable") or ""),
+                guardian=_watcher(rest.get("guardian")),
+                agent=_watcher(rest.get("agent")),
+                left=rest.get("left") is True,
+                locked=rest.get("locked") is True,
+            )
+    raise ValueError("the host's answer isn't one")
+
+
+def _object(value: object) -> Json | None:
+    if value is None or isinstance(value, dict):
+        return value
+    raise ValueError("the host's answer has no object where one is to be")
+
+
+def _objects(value: object) -> tuple[Json, ...]:
+    if not isinstance(value, list):
+        raise ValueError("the host's answer has no list where one is to be")
+    return tuple(each for each in map(_object, value) if each is not None)
+
+
+def _watcher(value: object) -> Watcher | None:
+    match value:
+        case None:
+            return None
+        case [int(pid), "able" | "held" | "gone" as state] if pid >= 0:
+            return Watcher(pid, state)
+    raise ValueError("the host's answer names no process where one is to be")
+
+
 def agent_events(lines: Iterable[Json], attempt: int) -> tuple[tuple[int, Event], ...]:
     """The agent's own events with their numbers."""
     found = []

@@ -1,0 +1,127 @@
+"""The way to one host, kept while somebody uses it: connected, the agent delivered, a conversation begun; and again
+after a while when it is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+import anyio
+import msgspec
+
+from runctl.providers.hosts.conversation import Conversation, Refused, conversation
+from runctl.providers.hosts.delivery import Installed, install
+from runctl.providers.interface import HostUnreachable, ProviderError
+from runctl.transports.interface import Channel, TransportError, Unreachable
+
+# Between two tries to reach a host that can't be: the first, and the most; each is lengthened by up to a half, so that
+# many controllers don't come back to a host at the same instant.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+# Who has asked within this many seconds, and found the host away, is to find it there as soon as it is back.
+STILL_USED = 180.0
+
+Open = Callable[[], Awaitable[Channel]]
+
+
+class Up(msgspec.Struct, frozen=True):
+    """A host that can be asked. `hello` and `tools` are what it said of itself."""
+
+    channel: Channel
+    installed: Installed
+    talk: Conversation
+    hello: dict[str, Any]
+    tools: dict[str, Any]
+
+
+class Link:
+    """One host, called `name` towards the user. `changed` is told of run directories that aren't as they were.
+
+    `turns` counts how often it came up: whoever saw the host before it went down has to look again.
+    """
+
+    def __init__(self, name: str, open_: Open, changed: Callable[[str], None]) -> None:
+        self.name = name
+        self.turns = 0
+        self._open = open_
+        self._changed = changed
+        self._random = Random(name)
+        self._up: Up | None = None
+        self._why: str | None = None
+        self._asked = 0.0
+        self._wanted = anyio.Event()
+        self._settled = anyio.Event()
+
+    async def up(self) -> Up:
+        """The host, when it can be asked. Raises HostUnreachable with the reason of the last try."""
+        self._asked = anyio.current_time()
+        while self._up is None:
+            if self._why is not None:
+                raise HostUnreachable(self._why)
+            self._wanted.set()
+            await self._settled.wait()
+        return self._up
+
+    async def ask(self, what: str, **about: Any) -> Any:
+        """The host's answer. Raises ProviderError for what it refuses, HostUnreachable when there is none."""
+        up = await self.up()
+        try:
+            return await up.talk.ask(what, **about)
+        except Refused as error:
+            raise ProviderError(f"{self.name}: {error}") from None
+        except Unreachable as error:
+            raise HostUnreachable(str(error)) from None
+
+    async def run(self) -> None:
+        """Be the way to the host until cancelled; from then on there is none."""
+        try:
+            await self._keep()
+        finally:
+            self._settle(None, f"{self.name}: nobody keeps the connection any more")
+
+    async def _keep(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            await self._wanted.wait()
+            turns = self.turns
+            try:
+                await self._hold()
+                why = f"{self.name}: the conversation has ended"
+            except (TransportError, ProviderError) as error:
+                hint = getattr(error, "hint", "")
+                why = f"{error}{f' ({hint})' if hint else ''}"
+            if self.turns > turns:
+                pause = FIRST_PAUSE
+            self._settle(None, why)
+            await anyio.sleep(pause * (1 + self._random.random() / 2))
+            pause = min(pause * 2, LONGEST_PAUSE)
+            self._why = None
+            if anyio.current_time() - self._asked > STILL_USED:
+                self._wanted = anyio.Event()
+
+    async def _hold(self) -> None:
+        channel = await self._open()
+        try:
+            installed = await install(channel)
+            async with conversation(channel, installed.serving, self._changed) as talk:
+                hello = await talk.ask("hello", home=installed.home)
+                tools = await talk.ask("tools")
+                if not isinstance(hello, dict) or not isinstance(tools, dict):
+                    raise ProviderError(f"{self.name} says nothing of itself")
+                self.turns += 1
+                self._settle(Up(channel, installed, talk, hello, tools), None)
+                await talk.lost.wait()
+                talk.raise_lost()
+        except Refused as error:
+            raise ProviderError(f"{self.name}: {error}") from None
+        finally:
+            self._up = None
+            with anyio.CancelScope(shield=True):
+                await channel.aclose()
+
+    def _settle(self, up: Up | None, why: str | None) -> None:
+        self._up, self._why = up, why
+        self._settled.set()
+        self._settled = anyio.Event()

@@ -1,0 +1,166 @@
+"""A host elsewhere: what it is asked, asked over a link."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runctl.agent.hostside import Facts
+from runctl.agent.placement import Answer, Salvaged
+from runctl.home import Home
+from runctl.planner.observed import Foreign
+from runctl.planner.record import Source
+from runctl.providers.hosts import reading
+from runctl.providers.hosts.link import Link, Open
+from runctl.providers.hosts.sending import send_snapshot
+from runctl.providers.hosts.spec import Host
+from runctl.providers.interface import HostUnreachable, ProviderError
+from runctl.snapshots.errors import SnapshotError
+from runctl.transports.interface import Unreachable
+from runctl.workspace.interpreter import Interpreter
+
+Json = dict[str, Any]
+
+
+class RemoteHost:
+    """`code` is where snapshots lie here."""
+
+    def __init__(self, name: str, open_: Open, code: Path) -> None:
+        self.link = Link(name, open_, self._has_changed)
+        self._code = code
+        self._home: Home | None = None
+        self._changes: dict[str, int] = {}
+        self._watched: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def home(self) -> Home | None:
+        return self._home
+
+    async def reach(self) -> Home:
+        self._home = Home(Path((await self.link.up()).installed.home))
+        return self._home
+
+    async def host(self, source: Source) -> Host:
+        """With the Python, the uv and the PATH that the host has by itself."""
+        home, tools = await self.reach(), (await self.link.up()).tools
+        match tools:
+            case {"path": str(path), "python": python, "uv": str() | None as uv, "environ": dict(environ)}:
+                return Host(
+                    home=home,
+                    code=self._code,
+                    environ={str(name): str(value) for name, value in environ.items()},
+                    python=_interpreter(python),
+                    uv=uv,
+                    path=path,
+                )
+        raise ProviderError(f"{self.link.name} doesn't say what it has")
+
+    async def look(self, run_dir: str, run_id: str, after: int) -> Facts:
+        answer = await self.link.ask("look", run_dir=run_dir, run_id=run_id, after=after)
+        try:
+            found = reading.facts(answer)
+        except ValueError as error:
+            raise HostUnreachable(f"{self.link.name}: {error}") from None
+        await self._watch(run_dir, reading.watchers(found).alive)
+        return found
+
+    async def holder(self, home_runs: str, ending_leftovers: bool) -> Json | None:
+        answer = await self._machine(home_runs, ending_leftovers)
+        return answer["holder"] if isinstance(answer.get("holder"), dict) else None
+
+    async def foreign(self) -> Sequence[Foreign]:
+        answer = await self._machine(str((await self.reach()).runs), False)
+        found = answer.get("foreign")
+        return tuple(
+            Foreign(pid=pid, command=command, evidence=evidence)
+            for each in (found if isinstance(found, list) else [])
+            for pid, command, evidence in [_foreign(each)]
+        )
+
+    async def _machine(self, home_runs: str, ending_leftovers: bool) -> Json:
+        answer = await self.link.ask("machine", home_runs=home_runs, ending_leftovers=ending_leftovers)
+        if not isinstance(answer, dict):
+            raise ProviderError(f"{self.link.name} doesn't say who trains there")
+        return answer
+
+    async def end(self, pids: Collection[int]) -> None:
+        await self.link.ask("end", pids=list(pids))
+
+    async def end_unwatched(self, run_id: str) -> None:
+        await self.link.ask("end_unwatched", run_id=run_id)
+
+    async def salvage(self, run_dir: str, begin: bool) -> Salvaged:
+        answer = await self.link.ask("salvage", run_dir=run_dir, entry=await self._entry(), begin=begin)
+        match answer:
+            case {"over": bool(over), "begun": bool(begun)}:
+                return Salvaged(over, begun)
+        raise HostUnreachable(f"{self.link.name} doesn't say what is saved")
+
+    async def launch(
+        self, run_dir: str, code_hash: str, spec: Json, orders: Json, secrets: Mapping[str, str]
+    ) -> Answer:
+        up = await self.link.up()
+        store = str((await self.reach()).code)
+        try:
+            await send_snapshot(up.channel, up.installed.receiving(store, code_hash), self._code / code_hash)
+        except (Unreachable, ValueError) as error:
+            raise HostUnreachable(str(error)) from None
+        except (ProviderError, SnapshotError, OSError) as error:
+            return Answer(refused=str(error))
+        answer = await self.link.ask(
+            "launch",
+            run_dir=run_dir,
+            snapshot=f"{store}/{code_hash}",
+            spec=spec,
+            orders=orders,
+            entry=up.installed.entry,
+            secrets=dict(secrets),
+        )
+        match answer:
+            case {"refused": str(refused), "unknown": str(unknown)}:
+                return Answer(refused, unknown)
+        return Answer(unknown=f"{self.link.name} doesn't say whether it has started the agent")
+
+    async def order(self, run_dir: str, orders: Json) -> None:
+        await self.link.ask("order", run_dir=run_dir, orders=orders)
+
+    async def forget(self, places: Collection[str]) -> None:
+        await self.link.ask("forget", places=list(places))
+        for place in places:
+            for run_dir in [each for each in self._watched if each.startswith(f"{place}/")]:
+                del self._watched[run_dir]
+                self._changes.pop(run_dir, None)
+
+    def stamp(self, run_dir: str, watchers: Collection[int]) -> object:
+        return self.link.turns, self._changes.get(run_dir, 0)
+
+    async def _watch(self, run_dir: str, pids: tuple[int, ...]) -> None:
+        """See to it that the host tells when this directory changes; a conversation that is new knows of none."""
+        key = (self.link.turns, *pids)
+        if self._watched.get(run_dir) != key:
+            self._watched[run_dir] = key
+            turn = self.link.turns
+            runs = [[each, list(of)] for each, (asked, *of) in self._watched.items() if asked == turn]
+            await self.link.ask("watch", runs=runs)
+
+    def _has_changed(self, run_dir: str) -> None:
+        if run_dir in self._watched:
+            self._changes[run_dir] = self._changes.get(run_dir, 0) + 1
+
+    async def _entry(self) -> str:
+        return (await self.link.up()).installed.entry
+
+
+def _interpreter(value: object) -> Interpreter | None:
+    match value:
+        case [str(path), str(version)] if path.startswith("/") and version.count(".") == 2:
+            return Interpreter(path=path, version=version)
+    return None
+
+
+def _foreign(value: object) -> tuple[int, str, str]:
+    match value:
+        case {"pid": int(pid), "command": str(command), "evidence": str(evidence)}:
+            return pid, command[:500], evidence[:500]
+    raise ProviderError("the host names no process where one is to be")

@@ -1,0 +1,1 @@
+"""Hosts that the user reaches over SSH, behind the provider protocol."""

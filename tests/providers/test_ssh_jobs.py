@@ -1,0 +1,332 @@
+"""Jobs on a host over SSH: the real controller and store, the real agent, and a server that runs real processes.
+
+The host is this computer under another home; what it does is seen in its processes and files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from belonging import processes_with
+from killing import kill_at_once
+from transports.sshd import Sshd, serving
+
+from runctl.agent.hostlock import DIRECTORY_VARIABLE
+from runctl.home import Home
+from runctl.manifest.job import Platform
+from runctl.manifest.load import load
+from runctl.planner.money import spent
+from runctl.planner.record import EndReason, OutcomeType, Record
+from runctl.planner.requests import CancelJob, DeleteJob, StopJob
+from runctl.providers.ssh.provider import SshHosts
+from runctl.reconciler import applying
+from runctl.reconciler.controller import Controller
+from runctl.store.interface import Ask, ControllerId, NotFound, done
+from runctl.store.sqlite import SqliteStore
+from runctl.transports.interface import Channel
+from runctl.transports.ssh import Address, connect
+
+PATIENCE = 30.0
+SECRET = "Zr8-not-to-be-found"
+
+TRAIN = """\
+import json, os, sys, time
+steps, pause, code = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+directory = os.environ["RUNCTL_CHECKPOINT_DIR"]
+resumed = os.environ.get("RUNCTL_RESUME_FROM")
+step = json.load(open(resumed + "/step.json"))["step"] if resumed else 0
+print("begins at", step, "secret", len(os.environ.get("TOKEN", "")), flush=True)
+while step < steps:
+    time.sleep(pause)
+    step += 1
+    target = f"{directory}/step-{step}"
+    os.mkdir(target + ".tmp")
+    json.dump({"step": step}, open(target + ".tmp/step.json", "w"))
+    os.rename(target + ".tmp", target)
+    print("step", step, flush=True)
+sys.exit(code)
+"""
+
+
+class Host:
+    """A project here, a host over SSH, and controllers of one home."""
+
+    def __init__(self, root: Path, sshd: Sshd) -> None:
+        self.root, self.sshd = root, sshd
+        self.there = Path(os.environ["RUNCTL_HOME"])
+        self.home = Home(root / "here")
+        self.home.root.mkdir()
+        self.project = root / "project"
+        self.project.mkdir()
+        (self.project / "train.py").write_text(TRAIN)
+        self.store = SqliteStore(self.home.database, lambda holder: False)
+        self.trouble: list[str] = []
+        self.number = 0
+        self.uids: list[str] = []
+
+    def apply(self, *args: str, **fields: Any) -> str:
+        manifest: dict[str, Any] = {
+            "name": "job",
+            "script": "train.py",
+            "args": list(args),
+            "instance": {"platform": "ssh", "host": "box", "hourly_rate": "1 USD"},
+            "cost": {"cap": "1 USD"},
+            "setup": "none",
+            "checkpoint": {"every": "1 steps", "grace": "2s", "format": "directory"},
+            **fields,
+        }
+        path = self.project / "job.yaml"
+        path.write_text(json.dumps(manifest))
+        loaded = load(path.read_bytes(), str(path), str(self.project))
+        assert not loaded.diagnostics, loaded.diagnostics
+        prepared = applying.prepare(loaded.jobs[0], self.home, os.environ)
+        proposal = applying.propose(self.store, prepared, datetime.now(UTC), replace=False, rerun=False)
+        (submitted,) = applying.submit(self.store, [proposal], "me", datetime.now(UTC))
+        self.uids.append(submitted.uid)
+        return submitted.uid
+
+    def record(self, uid: str) -> Record:
+        return self.store.get(uid).record
+
+    def run_dir(self, uid: str, attempt: int = 1) -> Path:
+        return Home(self.there).run_dir(uid, attempt)
+
+    def output(self, uid: str, attempt: int = 1) -> str:
+        return (self.run_dir(uid, attempt) / "output.log").read_text()
+
+    async def reach(self, name: str) -> Channel:
+        return await connect(Address.parse(name), config=[self.sshd.config])
+
+    @asynccontextmanager
+    async def controller(self, **environ: str) -> AsyncIterator[None]:
+        """While the context lasts; left, it is gone as if it was killed, but for its processes here."""
+        self.number += 1
+        hosts = SshHosts(self.home, self.reach)
+        me = ControllerId(pid=self.number, start="0", boot_id="b", what="test")
+        made = Controller(
+            self.store, {Platform.SSH: hosts}, me, environ, lambda: datetime.now(UTC),
+            trouble=self.trouble.append, companions=[hosts.run],
+        )  # fmt: skip
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(made.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def until(self, true: Callable[[], Any], what: str) -> Any:
+        for _ in range(int(PATIENCE / 0.05)):
+            if found := true():
+                return found
+            await anyio.sleep(0.05)
+        raise AssertionError(f"{what} didn't happen; {self.told()}; trouble: {self.trouble}")
+
+    def told(self) -> list[str]:
+        return [f"{event.reason}: {event.message}" for uid in self.uids for _, event in self.store.events(uid)]
+
+    async def outcome(self, uid: str) -> tuple[OutcomeType, int | None]:
+        await self.until(lambda: self.record(uid).outcome, "an outcome")
+        found = self.record(uid).outcome
+        assert found is not None
+        return found.type, found.exit_code
+
+    def processes(self) -> list[Any]:
+        return processes_with("RUNCTL_HOST_LOCK_DIR", os.environ["RUNCTL_HOST_LOCK_DIR"])
+
+
+Tried = Callable[[Callable[[Host], Awaitable[None]]], None]
+
+
+@pytest.fixture
+def on_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tried]:
+    """Runs a body with a host; nothing of it may be left."""
+    (tmp_path / "lock").mkdir()
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "lock"))
+    monkeypatch.setenv("RUNCTL_HOME", str(tmp_path / "there"))
+
+    def runs(body: Callable[[Host], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with serving(tmp_path / "sshd") as sshd:
+                host = Host(tmp_path, sshd)
+                try:
+                    with anyio.fail_after(2 * PATIENCE):
+                        await body(host)
+                finally:
+                    host.store.close()
+
+        asyncio.run(main())
+
+    yield runs
+    for process in processes_with("RUNCTL_HOST_LOCK_DIR", str(tmp_path / "lock")):
+        process.kill()
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_exit_code_is_the_scripts(on_host: Tried, code: int) -> None:
+    """Code, arguments, secret and checkpoints are there as on this machine; nothing runs there at the end."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("3", "0.1", str(code), secrets=["TOKEN"])
+        async with host.controller(TOKEN=SECRET):
+            expected = (OutcomeType.SUCCEEDED, 0) if code == 0 else (OutcomeType.FAILED, code)
+            assert await host.outcome(uid) == expected
+            record = host.record(uid)
+            assert record.checkpoint is not None
+            assert Path(record.checkpoint.path).is_relative_to(host.there / "checkpoints")
+            assert host.output(uid).splitlines() == [f"begins at 0 secret {len(SECRET)}", "step 1", "step 2", "step 3"]
+        await host.until(lambda: not host.processes(), "the end of everything")
+        assert not any(SECRET.encode() in path.read_bytes() for path in host.there.rglob("*") if path.is_file())
+
+    on_host(body)
+
+
+def test_another_controller_goes_on(on_host: Tried) -> None:
+    """The first one is gone in the midst of a training, which nobody disturbs; the next one tells its end."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("12", "0.1", "7")
+        async with host.controller():
+            await host.until(lambda: (live := host.record(uid).live) and live.started_at, "the start")
+        async with host.controller():
+            assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
+        assert host.output(uid).count("begins") == 1
+        assert len(host.record(uid).attempts) == 1
+
+    on_host(body)
+
+
+def test_an_end_that_nobody_saw_is_told(on_host: Tried) -> None:
+    """The training ends while there is no controller."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("3", "0.1", "7")
+        async with host.controller():
+            await host.until(lambda: (live := host.record(uid).live) and live.started_at, "the start")
+        await host.until(lambda: (host.run_dir(uid) / "exit.json").exists(), "the end")
+        async with host.controller():
+            assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
+
+    on_host(body)
+
+
+def test_a_dropped_connection_is_no_verdict(on_host: Tried) -> None:
+    """Cut again and again while the training runs: it runs once, to its end."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("30", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: (live := host.record(uid).live) and live.started_at, "the start")
+            for _ in range(2):
+                host.sshd.vanish()
+                await anyio.sleep(0.5)
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+        assert host.output(uid).count("begins") == 1
+
+    on_host(body)
+
+
+def test_a_host_that_is_away_is_waited_for(on_host: Tried) -> None:
+    """Nothing is started, nothing fails; when it is back, the job starts."""
+
+    async def body(host: Host) -> None:
+        await host.sshd.stop()
+        uid = host.apply("2", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: host.trouble, "a word about it")
+            assert "box" in host.trouble[0]
+            assert host.record(uid).attempts == ()
+            await host.sshd.start()
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+
+    on_host(body)
+
+
+def test_stop_saves_and_it_goes_on_from_there(on_host: Tried) -> None:
+    """In a second attempt on the same host."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("60", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+            done(host.store.apply([Ask(uid, StopJob(at=datetime.now(UTC), why="test"))])[0])
+            await host.until(lambda: host.record(uid).stopped, "the stop")
+            saved = host.record(uid).checkpoint
+            assert saved is not None
+            assert host.apply("60", "0.1", "0") == uid
+        async with host.controller():
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+        assert host.output(uid, 2).startswith(f"begins at {saved.step or saved.name.partition('-')[2]}")
+
+    on_host(body)
+
+
+def test_delete_leaves_nothing_there(on_host: Tried) -> None:
+    """Neither processes nor directories of the job."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("100", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+            done(host.store.apply([Ask(uid, CancelJob(at=datetime.now(UTC), why="test"))])[0])
+            assert (await host.outcome(uid))[0] is OutcomeType.CANCELLED
+        async with host.controller():
+            done(host.store.apply([Ask(uid, DeleteJob(at=datetime.now(UTC), checkpoints=True))])[0])
+
+            def gone() -> bool:
+                try:
+                    host.store.get(uid)
+                except NotFound:
+                    return True
+                return False
+
+            await host.until(gone, "the end of its record")
+        assert not list(host.there.rglob(f"*{uid}*"))
+        await host.until(lambda: not host.processes(), "the end of everything")
+
+    on_host(body)
+
+
+def test_a_killed_agent_is_lost_and_its_job_goes_on(on_host: Tried) -> None:
+    """From the newest durable checkpoint; the code of a killed attempt is never told."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("40", "0.1", "7")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+            claim = json.loads((host.run_dir(uid) / "claim.json").read_text())
+            state = json.loads((host.run_dir(uid) / "state.json").read_text())
+            kill_at_once(claim["guardian"]["pid"], state["agent"]["pid"])
+            assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
+        first, second = host.record(uid).attempts
+        assert first.end is not None
+        assert (first.end.reason, first.end.exit_code) == (EndReason.LOST, None)
+        assert second.end is not None
+        assert second.end.exit_code == 7
+        assert not host.output(uid, 2).startswith("begins at 0 ")
+
+    on_host(body)
+
+
+def test_the_cap_holds_with_nobody_here(on_host: Tried) -> None:
+    """The controller is gone and the connection with it: the agent ends the training within its money."""
+
+    async def body(host: Host) -> None:
+        instance = {"platform": "ssh", "host": "box", "hourly_rate": "3600 USD"}
+        uid = host.apply("1000", "0.1", "0", instance=instance, cost={"cap": "12 USD"})
+        async with host.controller():
+            await host.until(lambda: (live := host.record(uid).live) and live.started_at, "the start")
+        host.sshd.vanish()
+        await host.until(lambda: (host.run_dir(uid) / "exit.json").exists(), "the end")
+        async with host.controller():
+            assert (await host.outcome(uid))[0] is OutcomeType.CAP_REACHED
+            assert spent(host.record(uid), datetime.now(UTC)) <= 12_000_000
+        assert host.record(uid).checkpoint is not None
+
+    on_host(body)
