@@ -54,11 +54,12 @@ class Facts(NamedTuple):
     and the agent where it hasn't said who it is. `left` says that processes of the attempt are there, `locked` that
     somebody holds the run directory, `traces` that an agent began in it, `unreadable` why that can't be told. The
     `journal` is there only of an attempt that is over. `monotonic` is in seconds of the host's clock that stands still
-    while it sleeps, in the boot of that id.
+    while it sleeps, in the boot of that id; `wall` is what its clock shows, in seconds since the epoch.
     """
 
     boot_id: str
     monotonic: float
+    wall: float
     exit: Optional[Json] = None
     claim: Optional[Json] = None
     state: Optional[Json] = None
@@ -114,6 +115,7 @@ def _written(run_dir: str, after: int) -> Facts:
     return Facts(
         boot_id=processes.boot_id(),
         monotonic=time.monotonic(),
+        wall=time.time(),
         exit=end,
         claim=claim,
         state=state,

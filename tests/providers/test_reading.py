@@ -24,6 +24,7 @@ def who(pid: int, state: str) -> Watcher:
 def facts(guardian: str | None = None, agent: str | None = None, **more: Any) -> Facts:
     traces = bool(more.get("claim") or more.get("state"))
     return Facts(
+        wall=0.0,
         boot_id="b",
         monotonic=100.0,
         guardian=None if guardian is None else who(7, guardian),

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class Host:
         self.trouble: list[str] = []
         self.number = 0
         self.uids: list[str] = []
+        # By how much the clock here is behind the host's.
+        self.behind = timedelta(0)
 
     def apply(self, *args: str, **fields: Any) -> str:
         manifest: dict[str, Any] = {
@@ -89,10 +91,13 @@ class Host:
         loaded = load(path.read_bytes(), str(path), str(self.project))
         assert not loaded.diagnostics, loaded.diagnostics
         prepared = applying.prepare(loaded.jobs[0], self.home, os.environ)
-        proposal = applying.propose(self.store, prepared, datetime.now(UTC), replace=False, rerun=False)
-        (submitted,) = applying.submit(self.store, [proposal], "me", datetime.now(UTC))
+        proposal = applying.propose(self.store, prepared, self.now(), replace=False, rerun=False)
+        (submitted,) = applying.submit(self.store, [proposal], "me", self.now())
         self.uids.append(submitted.uid)
         return submitted.uid
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) - self.behind
 
     def record(self, uid: str) -> Record:
         return self.store.get(uid).record
@@ -110,10 +115,10 @@ class Host:
     async def controller(self, **environ: str) -> AsyncIterator[None]:
         """While the context lasts; left, it is gone as if it was killed, but for its processes here."""
         self.number += 1
-        hosts = SshHosts(self.home, self.reach)
+        hosts = SshHosts(self.home, self.reach, self.now)
         me = ControllerId(pid=self.number, start="0", boot_id="b", what="test")
         made = Controller(
-            self.store, {Platform.SSH: hosts}, me, environ, lambda: datetime.now(UTC),
+            self.store, {Platform.SSH: hosts}, me, environ, self.now,
             trouble=self.trouble.append, companions=[hosts.run],
         )  # fmt: skip
         async with anyio.create_task_group() as tasks:
@@ -255,7 +260,7 @@ def test_stop_saves_and_it_goes_on_from_there(on_host: Tried) -> None:
         uid = host.apply("60", "0.1", "0")
         async with host.controller():
             await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
-            done(host.store.apply([Ask(uid, StopJob(at=datetime.now(UTC), why="test"))])[0])
+            done(host.store.apply([Ask(uid, StopJob(at=host.now(), why="test"))])[0])
             await host.until(lambda: host.record(uid).stopped, "the stop")
             saved = host.record(uid).checkpoint
             assert saved is not None
@@ -274,10 +279,10 @@ def test_delete_leaves_nothing_there(on_host: Tried) -> None:
         uid = host.apply("100", "0.1", "0")
         async with host.controller():
             await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
-            done(host.store.apply([Ask(uid, CancelJob(at=datetime.now(UTC), why="test"))])[0])
+            done(host.store.apply([Ask(uid, CancelJob(at=host.now(), why="test"))])[0])
             assert (await host.outcome(uid))[0] is OutcomeType.CANCELLED
         async with host.controller():
-            done(host.store.apply([Ask(uid, DeleteJob(at=datetime.now(UTC), checkpoints=True))])[0])
+            done(host.store.apply([Ask(uid, DeleteJob(at=host.now(), checkpoints=True))])[0])
 
             def gone() -> bool:
                 try:
@@ -326,7 +331,44 @@ def test_the_cap_holds_with_nobody_here(on_host: Tried) -> None:
         await host.until(lambda: (host.run_dir(uid) / "exit.json").exists(), "the end")
         async with host.controller():
             assert (await host.outcome(uid))[0] is OutcomeType.CAP_REACHED
-            assert spent(host.record(uid), datetime.now(UTC)) <= 12_000_000
+            assert spent(host.record(uid), host.now()) <= 12_000_000
         assert host.record(uid).checkpoint is not None
+
+    on_host(body)
+
+
+@pytest.mark.parametrize("behind", [timedelta(minutes=-10), timedelta(minutes=10)], ids=str)
+def test_a_clock_that_is_wrong_changes_nothing(on_host: Tried, behind: timedelta) -> None:
+    """The host's is ten minutes off: the job starts, its cap holds and isn't reached before, and what it has cost is
+    what it took."""
+
+    async def body(host: Host) -> None:
+        host.behind = behind
+        instance = {"platform": "ssh", "host": "box", "hourly_rate": "3600 USD"}
+        began = host.now()
+        uid = host.apply("1000", "0.1", "0", instance=instance, cost={"cap": "12 USD"})
+        async with host.controller():
+            await host.until(lambda: (live := host.record(uid).live) and live.started_at, "the start")
+            assert (await host.outcome(uid))[0] is OutcomeType.CAP_REACHED
+        took = (host.now() - began).total_seconds()
+        assert 6_000_000 < spent(host.record(uid), host.now()) <= min(12, took) * 1_000_000
+        (attempt,) = host.record(uid).attempts
+        assert attempt.started_at is not None
+        assert began <= attempt.started_at <= host.now()
+        assert all(began <= event.at <= host.now() for _, event in host.store.events(uid))
+
+    on_host(body)
+
+
+def test_a_clock_that_is_set_meanwhile_changes_nothing(on_host: Tried) -> None:
+    """Ours jumps by an hour while a training runs: it is neither ended nor billed for that."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("60", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: (live := host.record(uid).live) and live.started_at, "the start")
+            host.behind = timedelta(hours=1)
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+        assert 0 < spent(host.record(uid), host.now()) < 10_000
 
     on_host(body)

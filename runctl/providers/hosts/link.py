@@ -5,6 +5,7 @@ after a while when it is lost.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from random import Random
 from typing import Any
 
@@ -27,13 +28,14 @@ Open = Callable[[], Awaitable[Channel]]
 
 
 class Up(msgspec.Struct, frozen=True):
-    """A host that can be asked. `hello` and `tools` are what it said of itself."""
+    """A host that can be asked. `hello` and `tools` are what it said of itself, between the two instants of `said`."""
 
     channel: Channel
     installed: Installed
     talk: Conversation
     hello: dict[str, Any]
     tools: dict[str, Any]
+    said: tuple[datetime, datetime]
 
 
 class Link:
@@ -42,11 +44,12 @@ class Link:
     `turns` counts how often it came up: whoever saw the host before it went down has to look again.
     """
 
-    def __init__(self, name: str, open_: Open, changed: Callable[[str], None]) -> None:
+    def __init__(self, name: str, open_: Open, changed: Callable[[str], None], now: Callable[[], datetime]) -> None:
         self.name = name
         self.turns = 0
         self._open = open_
         self._changed = changed
+        self._now = now
         self._random = Random(name)
         self._up: Up | None = None
         self._why: str | None = None
@@ -106,12 +109,14 @@ class Link:
         try:
             installed = await install(channel)
             async with conversation(channel, installed.serving, self._changed) as talk:
+                asked = self._now()
                 hello = await talk.ask("hello", home=installed.home)
+                said = asked, self._now()
                 tools = await talk.ask("tools")
                 if not isinstance(hello, dict) or not isinstance(tools, dict):
                     raise ProviderError(f"{self.name} says nothing of itself")
                 self.turns += 1
-                self._settle(Up(channel, installed, talk, hello, tools), None)
+                self._settle(Up(channel, installed, talk, hello, tools, said), None)
                 await talk.lost.wait()
                 talk.raise_lost()
         except Refused as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from runctl.planner.observed import AttemptSeen, Dead, Foreign, Live, MachineSee
 from runctl.planner.record import Attempt, Orders, Record, Source
 from runctl.providers.hosts import reading, spec
 from runctl.providers.hosts.deaths import Deaths
+from runctl.providers.hosts.shifting import shifted
 from runctl.providers.interface import HostUnreachable, LaunchRefused, LaunchUnknown, Sight
 from runctl.workspace.problems import WorkspaceError
 
@@ -46,6 +47,10 @@ class Hostside(Protocol):
     async def host(self, source: Source) -> spec.Host:
         """What attempts of this code find there."""
 
+    @property
+    def ahead(self) -> timedelta:
+        """By how much its clock is ahead of ours."""
+
     async def look(self, run_dir: str, run_id: str, after: int) -> Facts: ...
 
     async def holder(self, home_runs: str, ending_leftovers: bool) -> Json | None: ...
@@ -70,12 +75,22 @@ class Hostside(Protocol):
         """Differs from what it was when a look would find something new. Called often; asks nobody who is far."""
 
 
-class HostMachine:
-    """One host. `name` is what it is called towards the user."""
+Now = Callable[[], datetime]
 
-    def __init__(self, side: Hostside, name: str) -> None:
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class HostMachine:
+    """One host. `name` is what it is called towards the user, `now` our clock: whatever the host's own shows, instants
+    are ours on this side and its own on the other.
+    """
+
+    def __init__(self, side: Hostside, name: str, now: Now = utc_now) -> None:
         self._side = side
         self._name = name
+        self._now = now
         self._watchers: dict[str, tuple[int, ...]] = {}
         self._deaths = Deaths()
         self._impaired: dict[str, float] = {}
@@ -86,7 +101,7 @@ class HostMachine:
 
     async def seen(self, *, ending_leftovers: bool = False) -> MachineSeen:
         """Who trains on this host now; without `ending_leftovers` by a look that changes nothing."""
-        now = datetime.now(UTC)
+        now = self._now()
         runs = str((await self._side.reach()).runs)
         foreign = tuple(await self._side.foreign())
         held_by = await self._side.holder(runs, ending_leftovers)
@@ -94,7 +109,7 @@ class HostMachine:
         return MachineSeen(as_of=now, name=self._name, holder=holder, foreign=foreign)
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
-        now = datetime.now(UTC)
+        now = self._now()
         try:
             return await self._look(record, attempt)
         except HostUnreachable as error:
@@ -118,21 +133,26 @@ class HostMachine:
             seen = Starting(as_of=now)
             if await self._salvage(run_id, run_dir):
                 facts = await self._side.look(run_dir, run_id, attempt.events_seen)
-                seen = reading.attempt_seen(facts, now)
+                seen = self._meaning(facts, now)
             if isinstance(seen, Dead):
                 seen = msgspec.structs.replace(seen, died_at=dead.died_at)
         if watchers.alive:
             self._watchers[record.uid] = watchers.alive
         else:
             self._watchers.pop(record.uid, None)
-        return Sight(seen, reading.agent_events(facts.events, attempt.number))
+        events = reading.agent_events(facts.events, attempt.number)
+        return Sight(seen, tuple((number, shifted(event, -self._side.ahead)) for number, event in events))
+
+    def _meaning(self, facts: Facts, now: datetime) -> AttemptSeen:
+        ahead = self._side.ahead
+        return shifted(reading.attempt_seen(facts, now + ahead), -ahead)
 
     async def _glimpse(
         self, run_dir: str, run_id: str, attempt: Attempt
     ) -> tuple[Facts, AttemptSeen, reading.Watchers]:
-        now = datetime.now(UTC)
+        now = self._now()
         facts = await self._side.look(run_dir, run_id, attempt.events_seen)
-        return facts, reading.attempt_seen(facts, now), reading.watchers(facts)
+        return facts, self._meaning(facts, now), reading.watchers(facts)
 
     async def _salvage(self, run_id: str, run_dir: str) -> bool:
         """Whether what a dead attempt had saved is copied, or nobody will do that any more."""
@@ -172,11 +192,12 @@ class HostMachine:
         source = launch.generation.source
         with anyio.CancelScope(shield=True):
             run_dir = await self._run_dir(record, launch.attempt.number)
+            attempt = shifted(launch.attempt, self._side.ahead)
             try:
-                built = spec.build(await self._side.host(source), record, launch.attempt, launch.generation, epoch)
+                built = spec.build(await self._side.host(source), record, attempt, launch.generation, epoch)
             except (OSError, WorkspaceError) as error:
                 raise LaunchRefused(str(error)) from error
-            orders = spec.orders_json(launch.attempt.orders, epoch)
+            orders = spec.orders_json(attempt.orders, epoch)
             answer = await self._side.launch(run_dir, source.code_hash, built, orders, secrets)
         if answer.refused:
             raise LaunchRefused(answer.refused)
@@ -186,7 +207,7 @@ class HostMachine:
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
         with anyio.CancelScope(shield=True):
             run_dir = await self._run_dir(record, attempt)
-            await self._side.order(run_dir, spec.orders_json(orders, epoch))
+            await self._side.order(run_dir, spec.orders_json(shifted(orders, self._side.ahead), epoch))
 
     async def forget(self, record: Record, *, checkpoints: bool) -> None:
         home = await self._side.reach()

@@ -81,10 +81,17 @@ def attempt_seen(facts: Facts, now: datetime) -> AttemptSeen:
 def facts(answer: object) -> Facts:
     """The facts as another host tells them. Raises ValueError for what isn't such an answer: nothing is known then."""
     match answer:
-        case {"boot_id": str(boot_id), "monotonic": int() | float() as monotonic, "serial": int(serial), **rest}:
+        case {
+            "boot_id": str(boot_id),
+            "monotonic": int() | float() as monotonic,
+            "wall": int() | float() as wall,
+            "serial": int(serial),
+            **rest,
+        }:
             return Facts(
                 boot_id=boot_id,
                 monotonic=float(monotonic),
+                wall=float(wall),
                 exit=_object(rest.get("exit")),
                 claim=_object(rest.get("claim")),
                 state=_object(rest.get("state")),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,21 @@ from runctl.snapshots.errors import SnapshotError
 from runctl.transports.interface import Unreachable
 from runctl.workspace.interpreter import Interpreter
 
+# Clocks that are no further apart are the same.
+SAME_CLOCK = timedelta(seconds=0.5)
+
 Json = dict[str, Any]
 
 
 class RemoteHost:
-    """`code` is where snapshots lie here."""
+    """`code` is where snapshots lie here, `now` our clock."""
 
-    def __init__(self, name: str, open_: Open, code: Path) -> None:
-        self.link = Link(name, open_, self._has_changed)
+    def __init__(self, name: str, open_: Open, code: Path, now: Callable[[], datetime]) -> None:
+        self.link = Link(name, open_, self._has_changed, now)
         self._code = code
+        self._now = now
+        self._ahead = timedelta(0)
+        self._turn = 0
         self._home: Home | None = None
         self._changes: dict[str, int] = {}
         self._watched: dict[str, tuple[int, ...]] = {}
@@ -38,8 +45,27 @@ class RemoteHost:
         return self._home
 
     async def reach(self) -> Home:
-        self._home = Home(Path((await self.link.up()).installed.home))
+        up = await self.link.up()
+        if self._turn != self.link.turns:
+            self._turn = self.link.turns
+            self._compare(*up.said, reading.mapping(up.hello.get("now")).get("wall"))
+        self._home = Home(Path(up.installed.home))
         return self._home
+
+    @property
+    def ahead(self) -> timedelta:
+        return self._ahead
+
+    def _compare(self, asked: datetime, answered: datetime, wall: object) -> None:
+        """Its clock with ours, by what it showed between these two instants. What nobody can tell from a clock that is
+        right, or that was known already, is no difference: an instant that was told stays where it is."""
+        shown = reading.instant(wall)
+        if shown is None or answered < asked:
+            return
+        unsure = (answered - asked) / 2
+        ahead = shown - (asked + unsure)
+        if abs(ahead - self._ahead) > unsure + SAME_CLOCK:
+            self._ahead = timedelta(0) if abs(ahead) <= unsure + SAME_CLOCK else ahead
 
     async def host(self, source: Source) -> Host:
         """With the Python, the uv and the PATH that the host has by itself."""
@@ -57,11 +83,13 @@ class RemoteHost:
         raise ProviderError(f"{self.link.name} doesn't say what it has")
 
     async def look(self, run_dir: str, run_id: str, after: int) -> Facts:
+        asked = self._now()
         answer = await self.link.ask("look", run_dir=run_dir, run_id=run_id, after=after)
         try:
             found = reading.facts(answer)
         except ValueError as error:
             raise HostUnreachable(f"{self.link.name}: {error}") from None
+        self._compare(asked, self._now(), found.wall)
         await self._watch(run_dir, reading.watchers(found).alive)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import anyio.to_thread
@@ -43,6 +44,10 @@ class ThisMachine:
 
     async def reach(self) -> Home:
         return self._home
+
+    @property
+    def ahead(self) -> timedelta:
+        return timedelta(0)
 
     async def host(self, source: Source) -> Host:
         """With the Python, the uv and the PATH that the caller had when he applied the job."""

@@ -10,7 +10,7 @@ from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.observed import MachineSeen
 from runctl.planner.record import Attempt, Orders, Record
-from runctl.providers.hosts.provider import HostMachine
+from runctl.providers.hosts.provider import HostMachine, Now, utc_now
 from runctl.providers.hosts.remote import RemoteHost
 from runctl.providers.interface import Sight
 from runctl.transports.interface import Channel
@@ -29,9 +29,10 @@ async def over_ssh(host: str) -> Channel:
 class SshHosts:
     """`run` has to run while anything is asked."""
 
-    def __init__(self, home: Home, reach: Reach = over_ssh) -> None:
+    def __init__(self, home: Home, reach: Reach = over_ssh, now: Now = utc_now) -> None:
         self._home = home
         self._reach = reach
+        self._now = now
         self._hosts: dict[str, HostMachine] = {}
         self._new: list[RemoteHost] = []
         self._came = anyio.Event()
@@ -70,8 +71,8 @@ class SshHosts:
 
     def _at(self, name: str) -> HostMachine:
         if name not in self._hosts:
-            remote = RemoteHost(name, lambda: self._reach(name), self._home.code)
-            self._hosts[name] = HostMachine(remote, name)
+            remote = RemoteHost(name, lambda: self._reach(name), self._home.code, self._now)
+            self._hosts[name] = HostMachine(remote, name, self._now)
             self._new.append(remote)
             came, self._came = self._came, anyio.Event()
             came.set()
