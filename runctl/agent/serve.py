@@ -7,17 +7,21 @@ process that is asked the same things says the same. It ends with its input.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import platform
 import select
 import shutil
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from runctl.agent import clocks, hostlock, hostside, placement, processes
 from runctl.agent.files import write_all
+from runctl.agent.transcript import read_output, read_setup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ WATCH_SECONDS = 0.25
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 PYTHON_SECONDS = 20.0
+# In one answer, of each log.
+MOST_OF_A_LOG = 512 * 1024
 MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 
 
@@ -109,6 +115,36 @@ def salvage(run_dir: str, entry: str, begin: bool) -> Json:
     return placement.salvage(run_dir, entry, placement.passed_environment(os.environ), begin)._asdict()
 
 
+def tail(run_dir: str, output: int, setup: int, journal: int) -> Json:
+    """What an attempt's logs and journal have from these bytes on, some of it, in base64; and its state."""
+    place = Path(run_dir)
+    return {
+        "output": _text(read_output(place, output, MOST_OF_A_LOG)),
+        "setup": _text(read_setup(place, setup, MOST_OF_A_LOG)),
+        "journal": _text(_read(f"{run_dir}/checkpoints.jsonl", journal)),
+        "state": hostside.read_json(f"{run_dir}/state.json"),
+    }
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _read(path: str, offset: int) -> bytes:
+    """Whole lines of a file that only grows."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        data = os.pread(descriptor, MOST_OF_A_LOG, offset)
+        return data[: data.rfind(b"\n") + 1]
+    finally:
+        os.close(descriptor)
+
+
 def look(run_dir: str, run_id: str, after: int) -> Json:
     return hostside.look(run_dir, run_id, after)._asdict()
 
@@ -129,6 +165,7 @@ ASKED: Dict[str, Callable[..., Any]] = {
     "hello": hello,
     "tools": tools,
     "look": look,
+    "tail": tail,
     "machine": machine,
     "launch": launch,
     "order": placement.order,

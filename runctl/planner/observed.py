@@ -113,8 +113,11 @@ class Foreign(_Value, frozen=True, kw_only=True):
 
 
 class MachineSeen(_Value, frozen=True, kw_only=True):
+    """Who trains on a machine; `unreachable`: why that isn't known."""
+
     as_of: datetime
     name: str
+    unreachable: str = ""
     holder: Holder | None = None
     foreign: tuple[Foreign, ...] = ()
 

@@ -71,6 +71,23 @@ def test_its_own_earlier_attempt_is_waited_for_under_every_policy() -> None:
         assert life.job.live is not None
 
 
+@pytest.mark.parametrize("busy", ["refuse", "wait", "replace", "share"])
+def test_a_machine_that_is_away_is_waited_for(busy: str, golden: Golden) -> None:
+    """Nobody knows who trains there: under no policy is anything started, or refused."""
+    life = Life(job(f"instance: {{busy: {busy}}}"))
+    life.machine = MachineSeen(as_of=life.now, name="box", unreachable="no route to host")
+    life.see()
+    assert life.job.phase is Phase.QUEUED
+    assert waiting_for_text(life) == "box can't be asked: no route to host"
+    life.after(seconds=5)
+    life.see()
+    assert (life.job.live, life.job.stopped) == (None, None)
+    life.holds(None)
+    life.see()
+    golden(life.told())
+    assert life.job.live is not None
+
+
 def test_members_of_a_group_take_turns(golden: Golden) -> None:
     """One at a time, in the order of the files, whatever `busy` says of others."""
     life = Life(job(), group="g")

@@ -84,7 +84,7 @@ class Walk(JobWalk):
         self.reconcile()
 
     @rule(
-        kind=st.sampled_from(("free", "free", "free", "free", "ours", "theirs", "self", "foreign")),
+        kind=st.sampled_from(("free", "free", "free", "free", "ours", "theirs", "self", "foreign", "away")),
         run=st.integers(1, 2),
     )
     def machine_changes(self, kind: str, run: int) -> None:
@@ -94,7 +94,8 @@ class Walk(JobWalk):
             "self": holder(uid="u1", name="a", run=run),
         }.get(kind)
         foreign = (Foreign(pid=9, command="python x.py", evidence="uses the GPU"),) if kind == "foreign" else ()
-        self.machine = MachineSeen(as_of=self.now, name="this machine", holder=held, foreign=foreign)
+        away = "it doesn't answer" if kind == "away" else ""
+        self.machine = MachineSeen(as_of=self.now, name="box", unreachable=away, holder=held, foreign=foreign)
         self.reconcile()
 
     @rule(trouble=st.sampled_from(("none", "none", "unreachable", "refuses", "loses", "secrets")))

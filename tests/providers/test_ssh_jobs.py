@@ -25,8 +25,10 @@ from runctl.home import Home
 from runctl.manifest.job import Platform
 from runctl.manifest.load import load
 from runctl.planner.money import spent
-from runctl.planner.record import EndReason, OutcomeType, Record
+from runctl.planner.record import EndReason, OutcomeType, Phase, Record
 from runctl.planner.requests import CancelJob, DeleteJob, StopJob
+from runctl.providers.local.logs import read_output
+from runctl.providers.local.run_dir import vitals
 from runctl.providers.ssh.provider import SshHosts
 from runctl.reconciler import applying
 from runctl.reconciler.controller import Controller
@@ -244,11 +246,25 @@ def test_a_host_that_is_away_is_waited_for(on_host: Tried) -> None:
         await host.sshd.stop()
         uid = host.apply("2", "0.1", "0")
         async with host.controller():
-            await host.until(lambda: host.trouble, "a word about it")
-            assert "box" in host.trouble[0]
+            await host.until(lambda: host.record(uid).phase is Phase.QUEUED, "that it waits")
+            assert any("box can't be asked: " in each.message for each in host.record(uid).conditions)
             assert host.record(uid).attempts == ()
             await host.sshd.start()
             assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+
+    on_host(body)
+
+
+def test_what_waits_for_a_host_can_be_cancelled(on_host: Tried) -> None:
+    """Nobody has to bring the host back for that."""
+
+    async def body(host: Host) -> None:
+        await host.sshd.stop()
+        uid = host.apply("2", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).phase is Phase.QUEUED, "that it waits")
+            done(host.store.apply([Ask(uid, CancelJob(at=host.now(), why="test"))])[0])
+            assert (await host.outcome(uid))[0] is OutcomeType.CANCELLED
 
     on_host(body)
 
@@ -370,5 +386,44 @@ def test_a_clock_that_is_set_meanwhile_changes_nothing(on_host: Tried) -> None:
             host.behind = timedelta(hours=1)
             assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
         assert 0 < spent(host.record(uid), host.now()) < 10_000
+
+    on_host(body)
+
+
+def test_what_it_prints_comes_here(on_host: Tried) -> None:
+    """While it runs, over cuts, and whole at the end: not a byte more or less; with its state and its checkpoints. All
+    of it is there when the outcome is known, also where nobody looked before."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("30", "0.1", "0")
+        here = host.home.run_dir(uid, 1)
+        async with host.controller():
+            await host.until(lambda: b"step 3\n" in read_output(here, 0), "its first lines")
+            host.sshd.vanish()
+            await host.outcome(uid)
+            assert read_output(here, 0) == host.output(uid).encode()
+        assert (here / "checkpoints.jsonl").read_bytes() == (host.run_dir(uid) / "checkpoints.jsonl").read_bytes()
+        assert vitals(here) is not None
+        assert {path.stat().st_mode & 0o077 for path in here.iterdir()} == {0}
+
+    on_host(body)
+
+
+def test_what_it_printed_unseen_comes_too(on_host: Tried) -> None:
+    """A megabyte, and an end, while no controller was there; the next one goes on behind what had come."""
+
+    async def body(host: Host) -> None:
+        (host.project / "train.py").write_text(
+            "import sys, time\nprint('first', flush=True)\ntime.sleep(1.5)\n"
+            "for number in range(100000):\n print('line', number)\n"
+        )
+        uid = host.apply()
+        here = host.home.run_dir(uid, 1)
+        async with host.controller():
+            await host.until(lambda: read_output(here, 0), "its first line")
+        await host.until(lambda: (host.run_dir(uid) / "exit.json").exists(), "the end")
+        async with host.controller():
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+            assert (here / "output.log").read_bytes() == host.output(uid).encode()
 
     on_host(body)

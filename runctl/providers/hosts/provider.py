@@ -102,9 +102,12 @@ class HostMachine:
     async def seen(self, *, ending_leftovers: bool = False) -> MachineSeen:
         """Who trains on this host now; without `ending_leftovers` by a look that changes nothing."""
         now = self._now()
-        runs = str((await self._side.reach()).runs)
-        foreign = tuple(await self._side.foreign())
-        held_by = await self._side.holder(runs, ending_leftovers)
+        try:
+            runs = str((await self._side.reach()).runs)
+            foreign = tuple(await self._side.foreign())
+            held_by = await self._side.holder(runs, ending_leftovers)
+        except HostUnreachable as error:
+            return MachineSeen(as_of=now, name=self._name, unreachable=str(error))
         holder = None if held_by is None else reading.holder(held_by, runs)
         return MachineSeen(as_of=now, name=self._name, holder=holder, foreign=foreign)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from runctl.agent.hostside import Facts
 from runctl.agent.placement import Answer, Salvaged
@@ -25,6 +28,17 @@ from runctl.workspace.interpreter import Interpreter
 SAME_CLOCK = timedelta(seconds=0.5)
 
 Json = dict[str, Any]
+
+
+class Tail(msgspec.Struct, frozen=True):
+    output: bytes
+    setup: bytes
+    journal: bytes
+    state: Json | None
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.output or self.setup or self.journal)
 
 
 class RemoteHost:
@@ -92,6 +106,20 @@ class RemoteHost:
         self._compare(asked, self._now(), found.wall)
         await self._watch(run_dir, reading.watchers(found).alive)
         return found
+
+    async def tail(self, run_dir: str, output: int, setup: int, journal: int) -> Tail:
+        """What an attempt's logs and journal have from these bytes on, some of it, and its state."""
+        answer = await self.link.ask("tail", run_dir=run_dir, output=output, setup=setup, journal=journal)
+        try:
+            match answer:
+                case {"output": str(more), "setup": str(before), "journal": str(noted), "state": state}:
+                    output_, setup_, journal_ = (
+                        base64.b64decode(each, validate=True) for each in (more, before, noted)
+                    )
+                    return Tail(output_, setup_, journal_, state if isinstance(state, dict) else None)
+        except ValueError:
+            pass
+        raise HostUnreachable(f"{self.link.name}: what it answers is no log")
 
     async def holder(self, home_runs: str, ending_leftovers: bool) -> Json | None:
         answer = await self._machine(home_runs, ending_leftovers)

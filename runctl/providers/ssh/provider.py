@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 import anyio
+import anyio.to_thread
+import msgspec
+from anyio.abc import TaskGroup
 
+from runctl.agent import placement
 from runctl.home import Home
 from runctl.planner.actions import Launch
-from runctl.planner.observed import MachineSeen
+from runctl.planner.observed import Dead, Ended, MachineSeen
 from runctl.planner.record import Attempt, Orders, Record
+from runctl.providers.hosts.mirror import Mirror
 from runctl.providers.hosts.provider import HostMachine, Now, utc_now
 from runctl.providers.hosts.remote import RemoteHost
 from runctl.providers.interface import Sight
@@ -26,6 +32,11 @@ async def over_ssh(host: str) -> Channel:
     return await connect(Address.parse(host))
 
 
+class _Known(msgspec.Struct, frozen=True):
+    remote: RemoteHost
+    machine: HostMachine
+
+
 class SshHosts:
     """`run` has to run while anything is asked."""
 
@@ -33,47 +44,61 @@ class SshHosts:
         self._home = home
         self._reach = reach
         self._now = now
-        self._hosts: dict[str, HostMachine] = {}
-        self._new: list[RemoteHost] = []
-        self._came = anyio.Event()
+        self._hosts: dict[str, _Known] = {}
+        self._mirrors: dict[tuple[str, int], Mirror] = {}
+        self._tasks: TaskGroup | None = None
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
-            while True:
-                came = self._came
-                for remote in self._new:
-                    tasks.start_soon(remote.link.run)
-                self._new.clear()
-                await came.wait()
+            self._tasks = tasks
+            await anyio.sleep_forever()
 
     async def machine(self, record: Record) -> MachineSeen:
-        return await self._of(record).machine(record)
+        return await self._of(record).machine.machine(record)
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
-        return await self._of(record, attempt).look(record, attempt)
+        known = self._of(record, attempt)
+        sight = await known.machine.look(record, attempt)
+        mirror = self._mirror(known, record, attempt) if known.remote.home is not None else None
+        if isinstance(sight.attempt, Ended | Dead) and mirror is not None:
+            await mirror.end()
+            del self._mirrors[record.uid, attempt.number]
+        return sight
 
     def glance(self, record: Record, attempt: Attempt) -> object:
-        return self._of(record, attempt).glance(record, attempt)
+        return self._of(record, attempt).machine.glance(record, attempt)
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
-        await self._of(record, launch.attempt).launch(record, launch, epoch, secrets)
+        await self._of(record, launch.attempt).machine.launch(record, launch, epoch, secrets)
 
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
-        await self._of(record, record.attempts[attempt - 1]).order(record, attempt, orders, epoch)
+        await self._of(record, record.attempts[attempt - 1]).machine.order(record, attempt, orders, epoch)
 
     async def forget(self, record: Record, *, checkpoints: bool) -> None:
         for name in sorted({each.job.instance.host for each in record.generations if each.job.instance.host}):
-            await self._at(name).forget(record, checkpoints=checkpoints)
+            await self._at(name).machine.forget(record, checkpoints=checkpoints)
+        await anyio.to_thread.run_sync(placement.forget, [str(self._home.job_dir(record.uid))])
 
-    def _of(self, record: Record, attempt: Attempt | None = None) -> HostMachine:
+    def _of(self, record: Record, attempt: Attempt | None = None) -> _Known:
         job = record.job if attempt is None else record.generation_of(attempt).job
         return self._at(job.instance.host or "")
 
-    def _at(self, name: str) -> HostMachine:
+    def _at(self, name: str) -> _Known:
         if name not in self._hosts:
             remote = RemoteHost(name, lambda: self._reach(name), self._home.code, self._now)
-            self._hosts[name] = HostMachine(remote, name, self._now)
-            self._new.append(remote)
-            came, self._came = self._came, anyio.Event()
-            came.set()
+            self._start(remote.link.run)
+            self._hosts[name] = _Known(remote, HostMachine(remote, name, self._now))
         return self._hosts[name]
+
+    def _mirror(self, known: _Known, record: Record, attempt: Attempt) -> Mirror:
+        key = record.uid, attempt.number
+        if key not in self._mirrors:
+            assert known.remote.home is not None
+            there = str(known.remote.home.run_dir(*key))
+            self._mirrors[key] = Mirror(known.remote, there, self._home.run_dir(*key))
+            self._start(self._mirrors[key].run)
+        return self._mirrors[key]
+
+    def _start(self, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        assert self._tasks is not None, "`run` isn't running"
+        self._tasks.start_soon(what)
