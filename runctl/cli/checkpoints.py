@@ -64,9 +64,17 @@ def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
     """Read the durable copies and compare each file with its checksum. Exits with 1 if one isn't what was saved."""
     from runctl.checkpoints.durable import Damaged
     from runctl.checkpoints.verifying import verify as read_all
+    from runctl.cli.errors import Failure
     from runctl.cli.streams import clean, data, data_json
 
     results: list[tuple[CheckpointLine, str]] = []
+    elsewhere = _elsewhere(name)
+    if elsewhere:
+        raise Failure(
+            ExitCode.INVALID,
+            f"the copies are on {elsewhere}, and this version of runctl verifies those of this machine alone",
+            hint="the agent there read each of them back before it called it durable",
+        )
     for each in _checkpoints(name):
         if each.status != "durable" or each.durable_path is None:
             continue
@@ -85,6 +93,16 @@ def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
                 )
             )
     return ExitCode.TRAINING_FAILED if any(why for _, why in results) else ExitCode.OK
+
+
+def _elsewhere(name: str) -> str:
+    """The host on which an attempt of the job ran, if one didn't run here."""
+    from runctl.cli.jobs import find, opened_to_read
+
+    with opened_to_read() as (_, store):
+        record = find(store, name).record
+    hosts = (record.generation_of(each).job.instance.host for each in record.attempts)
+    return next((host for host in hosts if host), "")
 
 
 def _checkpoints(name: str) -> list[CheckpointLine]:

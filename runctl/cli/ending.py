@@ -222,5 +222,9 @@ def _say_where(home: Home, sights: Sequence[Sight]) -> None:
 
     for each in sights:
         if each.durable:
-            place = destination(home, each.record.generation) / each.record.uid
-            say(clean_line(f"the checkpoints of `{each.record.name}` are kept in {place}"))
+            host = each.record.job.instance.host
+            there = f" on {host}" if host else ""
+            place = str(destination(home, each.record.generation) / each.record.uid)
+            if host and each.checkpoint is not None:
+                place = each.checkpoint.path.rpartition("/")[0]
+            say(clean_line(f"the checkpoints of `{each.record.name}` are kept in {place}{there}"))

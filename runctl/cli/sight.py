@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from runctl.home import Home
+from runctl.manifest.job import Platform
 from runctl.planner.money import cost_of, rate_now, spent
 from runctl.planner.observed import Dead, Ended, Live, Observed
 from runctl.planner.plan import plan
@@ -107,11 +108,16 @@ def look(home: Home, store: Store, versioned: Versioned, now: datetime) -> Sight
     """Reads the newest attempt's run directory; asks no network."""
     record = versioned.record
     controller = store.lease(record.uid)
-    if controller is None and record.live is not None:
+    if controller is None and record.live is not None and _is_here(record, record.live):
         record = _as_seen(home, record, record.live, now)
     attempt = record.attempt
     seen = run_dir.vitals(home.run_dir(record.uid, attempt.number)) if attempt is not None else None
     return Sight(record=record, now=now, vitals=seen, controller=controller)
+
+
+def _is_here(record: Record, attempt: Attempt) -> bool:
+    """What is here of an attempt elsewhere says nothing of its processes."""
+    return record.generation_of(attempt).job.instance.platform is Platform.LOCAL
 
 
 def _as_seen(home: Home, record: Record, live: Attempt, now: datetime) -> Record:

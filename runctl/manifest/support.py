@@ -6,19 +6,23 @@ from collections.abc import Iterator
 
 from runctl.manifest.diagnostics import At, Finding
 from runctl.manifest.job import Job, Platform
+from runctl.manifest.rules.saving import file_path
 
 
 def unsupported(job: Job) -> Iterator[Finding]:
     """One finding for each part of the job that `apply` has to refuse."""
     instance, checkpoint = job.instance, job.checkpoint
-    if instance.platform is not Platform.LOCAL:
-        path = "instance.host" if instance.platform is Platform.SSH else "instance.platform"
-        yield _refused(path, f"`platform: {instance.platform.value}`", "write `platform: local`")
+    if instance.platform not in (Platform.LOCAL, Platform.SSH):
+        path = "instance.platform"
+        yield _refused(path, f"`platform: {instance.platform.value}`", "write `platform: local` or `platform: ssh`")
     if instance.count > 1:
         yield _refused("instance.count", "more than one machine", "write `count: 1`")
     for path, url in (("checkpoint.upload", checkpoint.upload or ""), ("checkpoint.resume", checkpoint.resume)):
         if url.startswith("s3:"):
             yield _refused(path, "storage in S3", "write a `file:` URL")
+        place = file_path(url)
+        if instance.platform is Platform.SSH and place is not None and not place.startswith("/"):
+            yield _refused(path, "a relative path on another host", "write a path from `/` on, of that host")
     if job.inputs:
         yield _refused("inputs", "`inputs`", "let the script read the data, or bring it there before")
     if job.outputs:

@@ -124,7 +124,8 @@ def _headline(record: Record | None, decision: Decision) -> str:
 def _machine(job: Job) -> str:
     rate = rate_of(job)
     price = f"{format_money(rate.hourly)} an hour ({rate.source})" if rate else "no price known (instance.hourly_rate)"
-    return f"{job.instance.platform}, {price}; when another training runs there: {job.instance.busy}"
+    where = f"{job.instance.platform} {job.instance.host or ''}".rstrip()
+    return f"{where}, {price}; when another training runs there: {job.instance.busy}"
 
 
 def _in_the_way(record: Record, machine: MachineSeen, now: datetime) -> str:

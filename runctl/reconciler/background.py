@@ -21,6 +21,7 @@ from runctl.agent.processes import identity as process_identity
 from runctl.home import Home
 from runctl.manifest.job import Platform
 from runctl.providers.local.provider import local_machine
+from runctl.providers.ssh.provider import SshHosts
 from runctl.reconciler.controller import GLANCE, GLANCE_IN_BACKGROUND, Controller
 from runctl.reconciler.resting import rests
 from runctl.store.interface import ControllerId, NotFound, Store, StoreError, StoreUnavailable
@@ -70,9 +71,17 @@ def make_controller(
     trouble: Callable[[str], None] = lambda message: None,
 ) -> Controller:
     """A controller of the jobs in `home` (`only` those uids), as this process."""
-    local = local_machine(home, environ)
+    hosts = SshHosts(home)
     return Controller(
-        store, {Platform.LOCAL: local}, identity(what), environ, utc_now, only=only, glance=glance, trouble=trouble
+        store,
+        {Platform.LOCAL: local_machine(home, environ), Platform.SSH: hosts},
+        identity(what),
+        environ,
+        utc_now,
+        only=only,
+        glance=glance,
+        trouble=trouble,
+        companions=[hosts.run],
     )
 
 

@@ -12,8 +12,9 @@ import msgspec
 
 from runctl.manifest.job import Platform
 from runctl.planner.actions import Action, AskToStop, EndMachine, Forget, Launch, Plan, Rent, SendOrders
+from runctl.planner.intents import anticipate
 from runctl.planner.money import HELPLESS_MARGIN, reserves_more
-from runctl.planner.observed import GroupSeen, LaunchFailed, Observed, RentAnswer
+from runctl.planner.observed import GroupSeen, LaunchFailed, MachineSeen, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, Desired, Record
 from runctl.planner.requests import Apply, Asked, StopJob
@@ -331,12 +332,12 @@ class Controller:
         record = held.versioned.record
         live = record.live
         sight = await self._provider(record, live).look(record, live) if live is not None else None
-        wants = live is None and record.outcome is None and record.stopped is None and record.desired is Desired.RUN
-        machine = await self._provider(record).machine(record) if wants and not record.rented else None
+        # Of a job that was applied again just now, the machine is looked at in this pass already.
+        requests = self._store.requests(record.uid)
+        machine = await self._machine(anticipate(record, requests, now))
         failed, held.failed = held.failed, None
         answer, held.answer = held.answer, None
         rent_from = self._renting.turn(record, now)
-        requests = self._store.requests(record.uid)
         return Observed(
             attempt=sight.attempt if sight else None,
             machine=machine,
@@ -350,6 +351,13 @@ class Controller:
             rent_from=rent_from,
             rent_answer=answer,
         )
+
+    async def _machine(self, record: Record) -> MachineSeen | None:
+        """Who trains where the job is to start, if it is to."""
+        rests = record.outcome is not None or record.stopped is not None or record.desired is not Desired.RUN
+        if record.live is not None or rests or record.rented:
+            return None
+        return await self._provider(record).machine(record)
 
     async def _persist(self, held: Held, made: Plan, seen: GroupSeen) -> None:
         record = held.versioned.record

@@ -36,6 +36,8 @@ KEEPALIVE_SECONDS = 15.0
 KEEPALIVES = 3
 # In hardware on anything that trains: half the processor time of the library's own first choice.
 CIPHER = "aes128-gcm@openssh.com"
+# What the first says of a host counts.
+CONFIGS = ("~/.ssh/config", "/etc/ssh/ssh_config")
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 
@@ -150,11 +152,13 @@ async def connect(
     through: frozenset[Address] = frozenset(),
 ) -> SshChannel:
     """Reach a host, over those between that the user's configuration names, or over `via`. `config`: instead of his own
-    `~/.ssh/config`. `trust` is asked about a host that is not known yet; without it, such a host is refused. `through`:
-    hosts that are on the way already. Raises `Unreachable` and `ConfigurationBroken`."""
+    and the system's. `trust` is asked about a host that is not known yet; without it, such a host is refused.
+    `through`: hosts that are on the way already. Raises `Unreachable` and `ConfigurationBroken`."""
     if address in through:
         raise ConfigurationBroken(f"the SSH configuration leads to {address} through {address} itself")
-    given: dict[str, Any] = {"config": [str(path) for path in config]} if config is not None else {}
+    # The library reads none by itself where options are made first.
+    usual = [path for path in map(Path, map(os.path.expanduser, CONFIGS)) if os.access(path, os.R_OK)]
+    given: dict[str, Any] = {"config": [str(path) for path in (usual if config is None else config)]}
     options = await _options(address, given, keepalive)
     try:
         if via is None and isinstance(options.tunnel, str):

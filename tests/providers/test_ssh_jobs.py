@@ -427,3 +427,49 @@ def test_what_it_printed_unseen_comes_too(on_host: Tried) -> None:
             assert (here / "output.log").read_bytes() == host.output(uid).encode()
 
     on_host(body)
+
+
+def test_another_machine_is_no_evidence(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name leads elsewhere while a training runs: nothing is started there, nothing is called over, and what runs
+    is billed on. When it leads back, the job ends as it did."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("30", "0.1", "7")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+        where = host.home.run_dir(uid, 1) / "host.json"
+        told = where.read_text()
+        where.write_text(json.dumps({**json.loads(told), "machine_id": "0123456789abcdef"}))
+        async with host.controller():
+            unreachable = "another machine answers as box"
+            await host.until(
+                lambda: any(unreachable in each.message for each in host.record(uid).conditions), "a word about it"
+            )
+            assert host.record(uid).outcome is None
+            where.write_text(told)
+            assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
+        assert len(host.record(uid).attempts) == 1
+
+    on_host(body)
+
+
+def test_another_home_there_is_no_evidence(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the usual one can't be written any more: what runs in it isn't started a second time."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("30", "0.1", "7")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+        monkeypatch.setenv("RUNCTL_HOME", str(host.root / "elsewhere"))
+        async with host.controller():
+            unreachable = f"what was started there is in `{host.there}`"
+            await host.until(
+                lambda: any(unreachable in each.message for each in host.record(uid).conditions), "a word about it"
+            )
+            assert host.record(uid).outcome is None
+        monkeypatch.setenv("RUNCTL_HOME", str(host.there))
+        async with host.controller():
+            assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
+        assert len(host.record(uid).attempts) == 1
+
+    on_host(body)

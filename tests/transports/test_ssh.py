@@ -345,3 +345,17 @@ def test_a_lost_connection_is_no_verdict(tmp_path: Path, how: str) -> None:
 
 def _another_key() -> str:
     return asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().split()[1]
+
+
+def test_the_users_own_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody names another one: addresses, keys and known hosts come from it."""
+
+    async def body(sshd: Sshd) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path / "user"))
+        (tmp_path / "user" / ".ssh").mkdir(parents=True)
+        (tmp_path / "user" / ".ssh" / "config").write_text(sshd.config.read_text())
+        channel = await connect(BOX)
+        assert (await run(channel, ["/bin/echo", "hello"])).output == b"hello\n"
+        await channel.aclose()
+
+    tried(tmp_path, body)

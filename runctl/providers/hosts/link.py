@@ -15,12 +15,14 @@ import msgspec
 from runctl.providers.hosts.conversation import Conversation, Refused, conversation
 from runctl.providers.hosts.delivery import Installed, install
 from runctl.providers.interface import HostUnreachable, ProviderError
-from runctl.transports.interface import Channel, TransportError, Unreachable
+from runctl.transports.interface import AuthenticationRefused, Channel, TransportError, Unreachable
 
 # Between two tries to reach a host that can't be: the first, and the most; each is lengthened by up to a half, so that
-# many controllers don't come back to a host at the same instant.
+# many controllers don't come back to a host at the same instant. A person who has just mended something is waiting.
 FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
+LONGEST_PAUSE = 15.0
+# Whoever knocks with a wrong key again and again is locked out by some hosts.
+REFUSED_PAUSE = 60.0
 # Who has asked within this many seconds, and found the host away, is to find it there as soon as it is back.
 STILL_USED = 180.0
 
@@ -88,17 +90,18 @@ class Link:
         pause = FIRST_PAUSE
         while True:
             await self._wanted.wait()
-            turns = self.turns
+            turns, refused = self.turns, False
             try:
                 await self._hold()
                 why = f"{self.name}: the conversation has ended"
             except (TransportError, ProviderError) as error:
                 hint = getattr(error, "hint", "")
                 why = f"{error}{f' ({hint})' if hint else ''}"
+                refused = isinstance(error, AuthenticationRefused)
             if self.turns > turns:
                 pause = FIRST_PAUSE
             self._settle(None, why)
-            await anyio.sleep(pause * (1 + self._random.random() / 2))
+            await anyio.sleep((REFUSED_PAUSE if refused else pause) * (1 + self._random.random() / 2))
             pause = min(pause * 2, LONGEST_PAUSE)
             self._why = None
             if anyio.current_time() - self._asked > STILL_USED:

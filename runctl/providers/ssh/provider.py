@@ -13,13 +13,14 @@ from anyio.abc import TaskGroup
 from runctl.agent import placement
 from runctl.home import Home
 from runctl.planner.actions import Launch
-from runctl.planner.observed import Dead, Ended, MachineSeen
+from runctl.planner.observed import Dead, Ended, Live, MachineSeen, Starting, Unreachable
 from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.hosts.mirror import Mirror
 from runctl.providers.hosts.provider import HostMachine, Now, utc_now
 from runctl.providers.hosts.remote import RemoteHost
-from runctl.providers.interface import Sight
-from runctl.transports.interface import Channel
+from runctl.providers.interface import HostUnreachable, LaunchRefused, Sight
+from runctl.providers.ssh.whereabouts import Whereabouts, write, written
+from runctl.transports.interface import Channel, ConfigurationBroken
 
 # How a host is reached, by the name that the user gives it.
 Reach = Callable[[str], Awaitable[Channel]]
@@ -29,7 +30,11 @@ async def over_ssh(host: str) -> Channel:
     """As the user's own `ssh` would. A host that nobody has trusted before is refused: there is nobody to ask."""
     from runctl.transports.ssh import Address, connect
 
-    return await connect(Address.parse(host))
+    try:
+        address = Address.parse(host)
+    except ValueError as error:
+        raise ConfigurationBroken(str(error)) from None
+    return await connect(address)
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -57,10 +62,17 @@ class SshHosts:
         return await self._of(record).machine.machine(record)
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
-        known = self._of(record, attempt)
+        known, now = self._of(record, attempt), self._now()
+        try:
+            turn = await self._confirm(known, record, attempt.number)
+        except HostUnreachable as error:
+            return Sight(Unreachable(as_of=now, why=str(error)))
         sight = await known.machine.look(record, attempt)
-        mirror = self._mirror(known, record, attempt) if known.remote.home is not None else None
-        if isinstance(sight.attempt, Ended | Dead) and mirror is not None:
+        if known.remote.link.turns != turn:
+            return Sight(Unreachable(as_of=now, why=f"the connection to {known.remote.link.name} has just come back"))
+        if isinstance(sight.attempt, Live | Starting | Ended | Dead):
+            mirror = self._mirror(known, record, attempt)
+        if isinstance(sight.attempt, Ended | Dead):
             await mirror.end()
             del self._mirrors[record.uid, attempt.number]
         return sight
@@ -69,15 +81,34 @@ class SshHosts:
         return self._of(record, attempt).machine.glance(record, attempt)
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
-        await self._of(record, launch.attempt).machine.launch(record, launch, epoch, secrets)
+        known, number = self._of(record, launch.attempt), launch.attempt.number
+        await self._confirm(known, record, number)
+        try:
+            write(self._home.run_dir(record.uid, number), Whereabouts.of(await known.remote.link.up()))
+        except OSError as error:
+            raise LaunchRefused(placement.said(error)) from error
+        await known.machine.launch(record, launch, epoch, secrets)
 
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
-        await self._of(record, record.attempts[attempt - 1]).machine.order(record, attempt, orders, epoch)
+        known = self._of(record, record.attempts[attempt - 1])
+        await self._confirm(known, record, attempt)
+        await known.machine.order(record, attempt, orders, epoch)
 
     async def forget(self, record: Record, *, checkpoints: bool) -> None:
+        for attempt in record.attempts:
+            await self._confirm(self._of(record, attempt), record, attempt.number)
         for name in sorted({each.job.instance.host for each in record.generations if each.job.instance.host}):
             await self._at(name).machine.forget(record, checkpoints=checkpoints)
         await anyio.to_thread.run_sync(placement.forget, [str(self._home.job_dir(record.uid))])
+
+    async def _confirm(self, known: _Known, record: Record, attempt: int) -> int:
+        """See to it that the host is the one on which the attempt was started, if it was; as which connection. Raises
+        HostUnreachable."""
+        up, turn = await known.remote.link.up(), known.remote.link.turns
+        meant = written(self._home.run_dir(record.uid, attempt))
+        if meant is not None and (why := meant.other_than(Whereabouts.of(up), known.remote.link.name)):
+            raise HostUnreachable(why)
+        return turn
 
     def _of(self, record: Record, attempt: Attempt | None = None) -> _Known:
         job = record.job if attempt is None else record.generation_of(attempt).job

@@ -1,0 +1,52 @@
+"""On which host an attempt was started: a name may lead to another machine later, or a user to another home there, and
+what isn't found in them is no evidence that nothing runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from runctl.agent.files import write_json
+from runctl.agent.hostside import read_json
+from runctl.checkpoints.lasting import make_directories
+from runctl.providers.hosts.link import Up
+
+NAME = "host.json"
+
+
+class Whereabouts(msgspec.Struct, frozen=True):
+    """`machine_id`: "" where a host has none."""
+
+    machine_id: str
+    home: str
+
+    @classmethod
+    def of(cls, up: Up) -> Whereabouts:
+        return cls(str(up.hello.get("machine_id") or ""), up.installed.home)
+
+    def other_than(self, found: Whereabouts, name: str) -> str:
+        """Why what is there now isn't what was meant; "" if it is."""
+        if self.machine_id != found.machine_id:
+            return (
+                f"another machine answers as {name} than the one on which this was started "
+                f"(machine id {found.machine_id or 'none'}, it was {self.machine_id or 'none'})"
+            )
+        if self.home != found.home:
+            return f"{name}: what was started there is in `{self.home}`, and only `{found.home}` can be used now"
+        return ""
+
+
+def written(run_dir: Path) -> Whereabouts | None:
+    """Those of the attempt whose directory here this is; None before its launch."""
+    match read_json(str(run_dir / NAME)):
+        case {"machine_id": str(machine_id), "home": str(home)}:
+            return Whereabouts(machine_id, home)
+    return None
+
+
+def write(run_dir: Path, where: Whereabouts) -> None:
+    """Raises OSError."""
+    make_directories(str(run_dir), levels=4)
+    write_json(str(run_dir / NAME), msgspec.to_builtins(where))
