@@ -95,6 +95,10 @@ class Process(Protocol):
 class Channel(Protocol):
     """A way to a host. Everything here raises `Unreachable` when there is no way (any more)."""
 
+    @property
+    def identity(self) -> str:
+        """Who has proved to be at the other end: another one than before is another host. "" where nobody has to."""
+
     def process(self, argv: Sequence[str]) -> AbstractAsyncContextManager[Process]:
         """Start an argv, as it is: no shell has a say in its words. It is ended when its context is left.
 

@@ -406,6 +406,11 @@ class SshChannel:
         self._via = via
 
     @property
+    def identity(self) -> str:
+        key = self.connection.get_server_host_key()
+        return "" if key is None else str(key.get_fingerprint())
+
+    @property
     def cipher(self) -> str:
         return str(self.connection.get_extra_info("send_cipher"))
 

@@ -91,6 +91,8 @@ class _Missing:
 class LocalChannel:
     """Starts processes here, each in a session of its own."""
 
+    identity = ""
+
     def process(self, argv: Sequence[str]) -> AbstractAsyncContextManager[_Process | _Missing]:
         check_literal(argv)
         return self._process(argv)

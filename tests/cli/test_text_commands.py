@@ -104,11 +104,11 @@ def test_validate_names_the_job_that_lacks_its_version(machine: Machine) -> None
 
 def test_validate_names_what_this_version_refuses(machine: Machine) -> None:
     """Each part is shown at its place; it is valid all the same, and no problem for a program that reads the JSON."""
-    machine.write("a.yaml", GOOD + "instance: {host: me@box}\nnotify: [{webhook: 'https://x/y'}]\n")
+    machine.write("a.yaml", GOOD + "instance: {platform: slurm}\nnotify: [{webhook: 'https://x/y'}]\n")
     done = machine.run("validate", "a.yaml")
     assert done.code == 0
     assert done.err.count("warning: ") == 2
-    assert "`platform: ssh` is not supported by this version of runctl" in done.err
+    assert "`platform: slurm` is not supported by this version of runctl" in done.err
     assert "a.yaml:4:" in done.err
     assert done.err.rstrip().endswith(
         "1 file, 1 job: no problems; `apply` of this version refuses 2 parts, shown above"

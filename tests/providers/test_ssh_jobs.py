@@ -429,7 +429,8 @@ def test_what_it_printed_unseen_comes_too(on_host: Tried) -> None:
     on_host(body)
 
 
-def test_another_machine_is_no_evidence(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sign", ["machine_id", "key"])
+def test_another_machine_is_no_evidence(on_host: Tried, sign: str) -> None:
     """The name leads elsewhere while a training runs: nothing is started there, nothing is called over, and what runs
     is billed on. When it leads back, the job ends as it did."""
 
@@ -439,7 +440,7 @@ def test_another_machine_is_no_evidence(on_host: Tried, monkeypatch: pytest.Monk
             await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
         where = host.home.run_dir(uid, 1) / "host.json"
         told = where.read_text()
-        where.write_text(json.dumps({**json.loads(told), "machine_id": "0123456789abcdef"}))
+        where.write_text(json.dumps({**json.loads(told), sign: "another"}))
         async with host.controller():
             unreachable = "another machine answers as box"
             await host.until(

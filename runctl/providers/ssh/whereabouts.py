@@ -17,22 +17,24 @@ NAME = "host.json"
 
 
 class Whereabouts(msgspec.Struct, frozen=True):
-    """`machine_id`: "" where a host has none."""
+    """`machine_id`: "" where a host has none; `key` is the fingerprint of that by which it proves who it is."""
 
     machine_id: str
+    key: str
     home: str
 
     @classmethod
     def of(cls, up: Up) -> Whereabouts:
-        return cls(str(up.hello.get("machine_id") or ""), up.installed.home)
+        return cls(str(up.hello.get("machine_id") or ""), up.channel.identity, up.installed.home)
 
     def other_than(self, found: Whereabouts, name: str) -> str:
         """Why what is there now isn't what was meant; "" if it is."""
-        if self.machine_id != found.machine_id:
-            return (
-                f"another machine answers as {name} than the one on which this was started "
-                f"(machine id {found.machine_id or 'none'}, it was {self.machine_id or 'none'})"
-            )
+        for what, was, is_ in (("machine id", self.machine_id, found.machine_id), ("key", self.key, found.key)):
+            if was != is_:
+                return (
+                    f"another machine answers as {name} than the one on which this was started "
+                    f"({what} {is_ or 'none'}, it was {was or 'none'})"
+                )
         if self.home != found.home:
             return f"{name}: what was started there is in `{self.home}`, and only `{found.home}` can be used now"
         return ""
@@ -41,8 +43,8 @@ class Whereabouts(msgspec.Struct, frozen=True):
 def written(run_dir: Path) -> Whereabouts | None:
     """Those of the attempt whose directory here this is; None before its launch."""
     match read_json(str(run_dir / NAME)):
-        case {"machine_id": str(machine_id), "home": str(home)}:
-            return Whereabouts(machine_id, home)
+        case {"machine_id": str(machine_id), "key": str(key), "home": str(home)}:
+            return Whereabouts(machine_id, key, home)
     return None
 
 
