@@ -45,7 +45,11 @@ def read_file(path: str, most: int = -1) -> bytes:
 
 def read_json(path: str) -> Json:
     """The JSON object in a file. Raises OSError, or ValueError when it isn't one (or is larger than 4 MiB)."""
-    text = read_file(path, MAX_JSON_BYTES + 1)
+    return parse_json(read_file(path, MAX_JSON_BYTES + 1))
+
+
+def parse_json(text: bytes) -> Json:
+    """The JSON object that a file holds. Raises ValueError."""
     if len(text) > MAX_JSON_BYTES:
         raise ValueError("is larger than 4 MiB")
     try:

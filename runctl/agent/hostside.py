@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import time
 from typing import NamedTuple
@@ -35,6 +36,9 @@ KILL_SECONDS = 1.0
 BEGINNINGS = 3
 # In one look; what else there is comes with the next ones.
 MOST_EVENTS = 1000
+
+# How JSON has what isn't a character, and halves of some that are.
+_SURROGATES = re.compile(rb"\\u[dD]")
 
 ABLE, HELD, GONE = "able", "held", "gone"
 
@@ -253,14 +257,31 @@ def journal(run_dir: str) -> Tuple[Json, ...]:
 def read_json(path: str) -> Optional[Json]:
     """The object in a file; None if it isn't there or isn't one."""
     try:
-        return files.read_json(path)
-    except (OSError, ValueError):
+        data = files.read_file(path, files.MAX_JSON_BYTES + 1)
+        found = files.parse_json(data)
+        return _plain(found) if _SURROGATES.search(data) else found
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def read_lines(path: str) -> List[Json]:
     """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
     try:
-        return files.parse_lines(files.read_file(path).rpartition(b"\n")[0])
-    except (OSError, ValueError):
+        data = files.read_file(path).rpartition(b"\n")[0]
+        found = files.parse_lines(data)
+        return [_plain(line) for line in found] if _SURROGATES.search(data) else found
+    except (OSError, ValueError, RecursionError):
         return []
+
+
+def plain(text: str) -> str:
+    """A text that can be stored and printed: bytes of a name that isn't UTF-8 are shown as `\\udc…`."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value

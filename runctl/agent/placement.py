@@ -137,6 +137,7 @@ def _await(is_there: Callable[[], bool], seconds: float) -> None:
 
 
 def said(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}: `{error.filename}`" if error.filename else str(error)
-    return str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.strerror or error}: `{os.fsdecode(error.filename)}`"
+    return hostside.plain(text)

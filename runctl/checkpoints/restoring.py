@@ -16,12 +16,13 @@ TEMPORARY_PREFIX = ".restoring-"
 
 
 def restore_durable(source: str, name: str, target_dir: str) -> str:
-    """Copy the durable checkpoint `source` to `target_dir/name`, each file verified against the manifest; returns
-    that path.
+    """Copy the durable checkpoint `source` into `target_dir`, each file verified against the manifest, and return its
+    path: under the name that the manifest has, which may be one that isn't text, else under `name`.
 
     Raises Damaged, OSError. Until all of it is verified nothing appears under the name.
     """
     manifest = durable.read_manifest(source)
+    name = _own_name(manifest.get("name")) or name
     building = os.path.join(target_dir, TEMPORARY_PREFIX + name)
     durable.remove(building)
     try:
@@ -63,6 +64,10 @@ def restore_plain(source: str, name: str, target_dir: str, kind: str, command: S
         return _install(building, name, target_dir)
     finally:
         durable.remove(building)
+
+
+def _own_name(value: object) -> "str | None":
+    return value if isinstance(value, str) and value not in ("", ".", "..") and "/" not in value else None
 
 
 def _relative(path: object, name: str) -> "str | None":

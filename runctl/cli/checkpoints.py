@@ -65,7 +65,7 @@ def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
     from runctl.checkpoints.durable import Damaged
     from runctl.checkpoints.verifying import verify as read_all
     from runctl.cli.errors import Failure
-    from runctl.cli.streams import clean, data, data_json
+    from runctl.cli.streams import clean_line, data, data_json
 
     results: list[tuple[CheckpointLine, str]] = []
     elsewhere = _elsewhere(name)
@@ -87,11 +87,8 @@ def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
         data_json([{**_document(each), "whole": not why, "why": why or None} for each, why in results], indent=2)
     else:
         for each, why in results:
-            data(
-                clean(
-                    f"{'damaged' if why else 'ok':<8} {each.attempt}/{each.seq} {each.name}{': ' + why if why else ''}"
-                )
-            )
+            word = "damaged" if why else "ok"
+            data(clean_line(f"{word:<8} {each.attempt}/{each.seq} {each.name}{': ' + why if why else ''}"))
     return ExitCode.TRAINING_FAILED if any(why for _, why in results) else ExitCode.OK
 
 

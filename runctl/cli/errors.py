@@ -55,7 +55,7 @@ def translate(error: BaseException) -> Failure | None:
         return _of_group(error)
     if (store := _loaded("runctl.store.interface")) and isinstance(error, store.StoreError):
         return _of_store(error, store)
-    if (workspace := _loaded("runctl.workspace.problems")) and isinstance(error, workspace.WorkspaceError):
+    if (workspace := _loaded("runctl.snapshots.errors")) and isinstance(error, workspace.WorkspaceError):
         return Failure(ExitCode.INVALID, str(error), hint=error.hint)
     if isinstance(error, PermissionError):
         return Failure(ExitCode.PERMISSION, f"no permission for `{error.filename}`", cause=error.strerror or "")

@@ -38,9 +38,13 @@ def opened() -> Iterator[tuple[Home, Store]]:
 def opened_to_read() -> Iterator[tuple[Home, Store | None]]:
     """As `opened`, but looking leaves no trace: the store is None where there is none."""
     here = home()
-    if not here.database.exists():
+    try:
+        here.database.stat()
+    except FileNotFoundError:
         yield here, None
         return
+    except OSError:
+        pass  # what is wrong with it is said by whoever opens it
     with opened() as (_, store):
         yield here, store
 

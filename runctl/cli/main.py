@@ -32,6 +32,7 @@ def run(argv: list[str]) -> int:
     # What a manifest means depends on no other package that happens to be installed; and looking for them takes time.
     os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"
     try:
+        _refuse_what_is_no_text(argv)
         code = _dispatch(_without_colour_option(argv))
         sys.stdout.flush()
         return code
@@ -41,6 +42,17 @@ def run(argv: list[str]) -> int:
         return ExitCode.INTERRUPTED
     except Exception as error:
         return _report(error)
+
+
+def _refuse_what_is_no_text(argv: list[str]) -> None:
+    """What isn't text in the locale's encoding can't be stored or shown."""
+    named = {"RUNCTL_HOME": os.environ.get("RUNCTL_HOME", "")}
+    for what, word in (*((f"argument {number}", each) for number, each in enumerate(argv, 1)), *named.items()):
+        if not word.isascii() and any("\ud800" <= each <= "\udfff" for each in word):
+            from runctl.cli.errors import Failure
+
+            shown = word.encode("utf-8", "backslashreplace").decode()
+            raise Failure(ExitCode.INVALID, f"{what} isn't UTF-8: `{shown}`", hint="use another name for it")
 
 
 def _without_colour_option(argv: list[str]) -> list[str]:

@@ -184,8 +184,7 @@ class _Composer:
             raise self._stop(
                 event, "too-deep", f"nested more than {MAX_DEPTH} levels deep", "a manifest needs five levels"
             )
-        if event.tag is not None:
-            self._check_tag(event)
+        understood = event.tag is None or self._check_tag(event)
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         before = self._nodes
@@ -197,14 +196,16 @@ class _Composer:
             node = self._mapping(event, depth + 1)
         self._open.pop()
         node.size += self._nodes - before
+        # What a tag means that we don't know might have been of the right type; of a whole job, the fields are told.
+        found: Node = node if understood or depth == 0 else Broken(node.span)
         if event.anchor is not None:
-            self._anchors[event.anchor] = node
-        return node
+            self._anchors[event.anchor] = found
+        return found
 
     def _scalar(self, event: Any) -> Scalar | Broken:
         tag, text = event.tag, event.value
-        if tag is not None:
-            self._check_tag(event)
+        if tag is not None and not self._check_tag(event):
+            return Broken(self._span(event))
         if self._restore:
             text = text.translate(self._restore)
         span = self._span(event)
@@ -296,14 +297,17 @@ class _Composer:
             )
         return mappings
 
-    def _check_tag(self, event: Any) -> None:
-        if _STANDARD_TAG.fullmatch(event.tag) is None:
-            self._problem(
-                self._span(event),
-                "custom-tag",
-                f"the tag `{event.tag}` means nothing in a manifest",
-                hint="remove it, or quote the value if `!` belongs to it",
-            )
+    def _check_tag(self, event: Any) -> bool:
+        """Whether the value is what it would be without its tag."""
+        if _STANDARD_TAG.fullmatch(event.tag) is not None:
+            return True
+        self._problem(
+            self._span(event),
+            "custom-tag",
+            f"the tag `{event.tag}` means nothing in a manifest",
+            hint="remove it, or quote the value if `!` belongs to it",
+        )
+        return False
 
     def _count(self, nodes: int, event: Any) -> None:
         self._nodes += nodes

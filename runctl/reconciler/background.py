@@ -24,7 +24,7 @@ from runctl.providers.local.provider import local_machine
 from runctl.providers.ssh.provider import SshHosts
 from runctl.reconciler.controller import GLANCE, GLANCE_IN_BACKGROUND, Controller
 from runctl.reconciler.resting import rests
-from runctl.store.interface import ControllerId, NotFound, Store, StoreError, StoreUnavailable
+from runctl.store.interface import ControllerId, NotFound, Store, StoreDamaged, StoreError, StoreUnavailable
 from runctl.store.sqlite import SqliteStore
 
 # A background controller with nothing left to do stays this long for what may come.
@@ -57,6 +57,14 @@ def controller_alive(holder: ControllerId) -> bool:
 
 def open_store(home: Home) -> SqliteStore:
     """Raises `StoreUnavailable` or one of its kinds."""
+    with contextlib.suppress(OSError):
+        if home.database.stat().st_size == 0 and any(home.runs.iterdir()):
+            # SQLite would take it for a new file.
+            raise StoreDamaged(
+                f"`{home.database}` is empty, and there are attempts in `{home.runs}`",
+                "trainings that run go on within their limits; restore the file from a backup, or move it away to "
+                "begin anew without what it knew",
+            )
     return SqliteStore(home.database, controller_alive, network_file_system)
 
 

@@ -6,13 +6,13 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from runctl.store.interface import Receipt, Store, StoreError, StoreUnavailable, Write, done
+from runctl.store.interface import Receipt, Store, StoreError, StoreUnavailable, Write
 
 
 class _Waiting(msgspec.Struct):
     write: Write
     ready: anyio.Event
-    receipt: Receipt | None = None
+    receipt: Receipt | Exception | None = None
 
 
 class GroupCommit:
@@ -24,7 +24,7 @@ class GroupCommit:
         self._carrying = False
 
     async def apply(self, write: Write) -> int:
-        """The write's receipt, once it is durable. Raises what the store refuses it with, or `StoreUnavailable`.
+        """The write's receipt, once it is durable. Raises what the store refuses it with, or fails with.
 
         A cancelled caller's write may still be done.
         """
@@ -35,7 +35,9 @@ class GroupCommit:
         else:
             await mine.ready.wait()
         assert mine.receipt is not None
-        return done(mine.receipt)
+        if isinstance(mine.receipt, Exception):
+            raise mine.receipt
+        return mine.receipt
 
     async def _carry(self) -> None:
         self._carrying = True
@@ -56,11 +58,14 @@ class GroupCommit:
             one.ready.set()
 
     async def _commit(self, batch: list[_Waiting]) -> None:
-        receipts: list[Receipt]
+        receipts: list[Receipt | Exception]
         try:
-            receipts = await anyio.to_thread.run_sync(self._store.apply, [one.write for one in batch])
+            receipts = [*await self._written([one.write for one in batch])]
         except StoreError as error:
             receipts = [error] * len(batch)
+        except Exception as error:
+            # A defect that one write brings out must not keep the others from being done.
+            receipts = [error] if len(batch) == 1 else [await self._alone(one.write) for one in batch]
         except BaseException as error:
             receipts = [StoreUnavailable(f"the store failed: {error}")] * len(batch)
             raise
@@ -68,3 +73,13 @@ class GroupCommit:
             for one, receipt in zip(batch, receipts, strict=True):
                 one.receipt = receipt
                 one.ready.set()
+
+    async def _alone(self, write: Write) -> Receipt | Exception:
+        try:
+            (receipt,) = await self._written([write])
+        except Exception as error:
+            return error
+        return receipt
+
+    async def _written(self, writes: list[Write]) -> list[Receipt]:
+        return await anyio.to_thread.run_sync(self._store.apply, writes)

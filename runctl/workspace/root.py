@@ -41,6 +41,9 @@ def find_root(base: Path, workdir: str) -> ProjectRoot:
     inside it. Raises RootError.
     """
     directory = Path(_existing_directory(base, workdir))
+    shown = str(directory).encode("utf-8", "backslashreplace").decode()
+    if shown != str(directory):
+        raise RootError(f"the path of workdir `{workdir}` isn't UTF-8: `{shown}`", "rename what of it isn't")
     home = _home()
     for candidate in (directory, *directory.parents):
         at_barrier = candidate == home or candidate == candidate.parent

@@ -6,6 +6,7 @@ afterwards, and an unchanged tree is recognised by reading it, without copying a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -32,6 +33,8 @@ _COUNTED_AT_MOST = 5 * MAX_FILES
 _NAMED_AT_MOST = 5
 _LOOKED_AT = 1 << 20
 """Bytes of a YAML file that are searched for a manifest's `apiVersion`: no manifest is bigger."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of the disk that is written to: reading doesn't end so."""
 _TRIES = 3
 """How often a tree is read again that loses files while it is being read."""
 
@@ -72,7 +75,7 @@ def freeze(
     store itself never is). `manifest`, the job's own, isn't code, nor is any file that says of itself that it is one:
     they may be changed, a cap raised, without a job becoming a job of other code. A file that changes meanwhile is
     stored as it was copied, and hashed as it was copied. Raises SnapshotError and TreeError, naming every file that is
-    in the way.
+    in the way, and OSError where the store's disk is full.
     """
     skipped = tuple(str(path) for path in (store, *skip))
     for _ in range(_TRIES):
@@ -175,6 +178,8 @@ def _read_tree(root: Path, listing: Listing, read: _Reader) -> tuple[Manifest, l
         except PermissionError:
             broken.append(f"`{path}` can't be read: permission denied")
         except OSError as error:
+            if error.errno in _FULL:
+                raise
             broken.append(f"`{path}` can't be read: {error.strerror}")
     if broken:
         shown = "; ".join(broken[:20]) + (f"; and {len(broken) - 20} more" if len(broken) > 20 else "")
@@ -244,6 +249,8 @@ def _copy_tree(root: Path, listing: Listing, store: Path) -> Manifest:
                 os.symlink(entry.target, f"{tree}/{entry.path}")
         stored.publish(building, str(store), manifest)
     except OSError as error:
+        if error.errno in _FULL:
+            raise OSError(error.errno, error.strerror, str(store)) from None
         raise SnapshotError(
             f"the snapshot can't be stored in `{store}`: {error.strerror}", "check its permissions and free space"
         ) from None

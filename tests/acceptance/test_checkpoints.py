@@ -261,3 +261,25 @@ def test_R4_what_takes_long_around_a_large_checkpoint_is_told(machine: Machine) 
     go.touch()
     machine.until(lambda: "restore" not in machine.run("status", "second").out, "the training")
     assert machine.run("cancel", "second").code == 0
+
+
+def test_a_name_that_is_no_text_is_as_good_as_any(machine: Machine) -> None:
+    """A checkpoint whose name isn't UTF-8 is durable, and gone on from; beside it another job comes to its end."""
+    code = """
+directory = os.fsencode(os.environ["RUNCTL_CHECKPOINT_DIR"])
+resumed = os.environ.get("RUNCTL_RESUME_FROM")
+tell("begins", resumed=bool(resumed) and os.path.exists(resumed))
+with open(directory + b"/.tmp", "wb") as file:
+    file.write(WHOLE)
+os.rename(directory + b"/.tmp", directory + b"/mod\\xe8le-1.safetensors")
+time.sleep(1.5)
+sys.exit(0 if resumed else 7)
+"""
+    odd = job(machine, code, name="odd", instance={"busy": "share"}, retry={"failures": 1})
+    plain = job(machine, "time.sleep(1)", name="plain", instance={"busy": "share"})
+    done = machine.run("apply", odd, plain, "--wait")
+    assert done.code == 0, done
+    assert "defect" not in done.out + done.err
+    assert [each["resumed"] for each in machine.told("begins")] == [False, True]
+    assert r"mod\udce8le-1.safetensors" in machine.run("checkpoints", "odd").out
+    assert machine.status("plain")["outcome"] == "Succeeded"

@@ -67,6 +67,12 @@ def test_a_full_disk_under_the_state_changes_nothing(machine: Machine) -> None:
         assert "now:" in done.err
         assert not machine.told("on")
         assert durable(machine)
+        # Where the files of the project don't fit, it isn't they that can't be read.
+        with ballast.open("r+b") as file:
+            file.truncate(file.seek(0, os.SEEK_END) - 1_000_000)
+        full = machine.run("apply", other, "--wait")
+        _clear(full, 7)
+        assert f"`{machine.home / 'code'}`: No space left on device" in full.err
         ballast.unlink()
         (machine.project / "big.bin").unlink()
         assert machine.run("apply", other, "--wait").code == 0

@@ -69,6 +69,44 @@ def test_a_home_that_is_no_directory_is_no_permission(machine: Machine) -> None:
     assert machine.home.read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", ["status", "cost"])
+def test_a_home_that_is_no_directory_is_not_an_empty_one(machine: Machine, command: str) -> None:
+    """Whoever only looks hears of it as well, also where a file is somewhere above."""
+    machine.home.write_text("mine")
+    for home in (machine.home, machine.home / "below"):
+        machine.environ["RUNCTL_HOME"] = str(home)
+        done = machine.run(command)
+        assert done.code == 10, done
+        assert str(machine.home) in done.err
+
+
+def test_a_state_file_that_was_emptied_is_no_new_one(machine: Machine) -> None:
+    """There are attempts that it knew of: it isn't begun anew over them, and says what to do."""
+    machine.home.mkdir()
+    machine.run("apply", str(machine.training(1)), "--wait")
+    for path in machine.home.glob("state.sqlite*"):
+        path.unlink()
+    (machine.home / "state.sqlite").touch()
+    for command in (["status"], ["apply", "job.yaml"]):
+        done = machine.run(*command)
+        assert done.code == 10, done
+        assert "is empty, and there are attempts in" in done.err
+    assert (machine.home / "state.sqlite").stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["status", "\udce8"], ["apply", "d\udce8/job.yaml"], ["stop", "job", "--why", "\udce8"]],
+    ids=lambda a: a[0],
+)
+def test_an_argument_that_is_no_text_is_refused(machine: Machine, argv: list[str]) -> None:
+    """As what it is, and not as a defect."""
+    done = machine.run(*argv)
+    assert done.code == 2, done
+    assert r"isn't UTF-8: `" in done.err
+    assert r"\udce8" in done.err
+
+
 @pytest.mark.parametrize("name", ["controller.pid", "controller.log"])
 @pytest.mark.parametrize("odd", [os.mkdir, os.mkfifo, lambda path: os.symlink(path, path)])
 def test_what_is_in_the_controllers_place_is_named(machine: Machine, name: str, odd: Callable[[Path], None]) -> None:

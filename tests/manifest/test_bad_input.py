@@ -33,6 +33,8 @@ _LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         pytest.param(FIRST.encode() + b"name: b\n", [("duplicate-key", 3, 1)], id="duplicate key"),
         pytest.param(FIRST.encode() + b"args: !x [a]\n", [("custom-tag", 3, 7)], id="tag on a list"),
         pytest.param(FIRST.encode() + b"workdir: !x a\n", [("custom-tag", 3, 10)], id="tag on text"),
+        pytest.param(FIRST.encode() + b"args: [!x {a: 1}]\n", [("custom-tag", 3, 8)], id="tag on a mapping"),
+        pytest.param(b"name: !!binary eA==\nscript: x.py\n", [("custom-tag", 1, 7)], id="tag of bytes"),
         pytest.param(b"x" * 10_000_000, [("file-too-large", 1, 1)], id="10 MB"),
         pytest.param(b"name: a\nscript: a\x00b\n", [("control-character", 2, 10)], id="NUL"),
         pytest.param(b"name: \x1b[31m\n", [("control-character", 1, 7)], id="escape"),

@@ -124,7 +124,8 @@ def test_a_root_as_workdir_holds_everything() -> None:
     ("text", "places"),
     [
         (AWS + CAP + SAVED, [(3, 22), (5, 22)]),
-        ("instance: {host: box}\n", [(3, 18)]),
+        ("instance: {host: box}\n", []),
+        ("instance: {host: box}\ncheckpoint: {upload: 'file:../x'}\n", [(4, 22)]),
         ("instance: {platform: slurm, count: 2}\n", [(3, 22), (3, 36)]),
         ("checkpoint: {resume: 's3://bucket/x'}\n", [(3, 22)]),
         ("inputs: [{from: 's3://bucket/x', to: x}]\noutputs: [{from: x, to: 'file:/x'}]\n", [(3, 1), (4, 1)]),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import anyio
+import msgspec
 import pytest
 from planner.kit import T0, job, record
 
@@ -109,7 +110,7 @@ async def test_a_store_that_fails_fails_all_that_waited_and_goes_on(world: World
 
 
 async def test_a_defect_leaves_nobody_waiting(world: World) -> None:
-    """When a transaction breaks in a way that nobody foresaw, all that wait are told, the later ones too."""
+    """When a transaction breaks in a way that nobody foresaw, whose it was is told, and the others' are done."""
     slow = Slow(world.store)
     slow.error = RuntimeError("bug")
     commit = GroupCommit(slow)  # type: ignore[arg-type]
@@ -128,8 +129,34 @@ async def test_a_defect_leaves_nobody_waiting(world: World) -> None:
             await until(lambda: slow.batches == [1])
             await anyio.wait_all_tasks_blocked()
             slow.go.set()
-    assert sorted(told) == ["RuntimeError", "StoreUnavailable", "StoreUnavailable"]
+    assert told == ["RuntimeError"]
     assert await commit.apply(create(7)) == 1
+
+
+async def test_a_write_that_cannot_be_made_harms_no_other(world: World) -> None:
+    """One of them holds what can't be written down; all are in one transaction, and the others are made."""
+    slow = Slow(world.store)
+    commit = GroupCommit(slow)  # type: ignore[arg-type]
+    told: dict[int, object] = {}
+
+    async def write(number: int) -> None:
+        made = create(number)
+        if number == 2:
+            made = Create(msgspec.structs.replace(made.record, owner="\udce8"))
+        try:
+            told[number] = await commit.apply(made)
+        except UnicodeEncodeError:
+            told[number] = "refused"
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for number in range(4):
+                tasks.start_soon(write, number)
+            await until(lambda: slow.batches == [1])
+            await anyio.wait_all_tasks_blocked()
+            slow.go.set()
+    assert told == {0: 1, 1: 1, 2: "refused", 3: 1}
+    assert slow.batches[:2] == [1, 3]
 
 
 async def test_a_cancelled_carrier_finishes_what_it_carries(world: World) -> None:

@@ -110,7 +110,8 @@ def _after(record: Record, outcome: OutcomeType) -> str:
             how = "goes on from the checkpoint" if record.checkpoint is not None else "begins anew"
             return f"raise `limits.duration` and apply again: it {how}"
         case OutcomeType.CHECKPOINT_OVERDUE:
-            return "see why it doesn't save, or raise `checkpoint.deadline`; apply goes on from the checkpoint"
+            how = "goes on from the checkpoint" if record.checkpoint is not None else "begins anew"
+            return f"see why it doesn't save, or raise `checkpoint.deadline`; apply {how}"
         case OutcomeType.CANCELLED:
             return "apply with `--rerun` to run it anew"
         case OutcomeType.NO_CAPACITY:
