@@ -16,6 +16,9 @@ EVERY_BRANCH = (
     68, 69, 72, 80, 83, 89, 90, 97, 108, 110, 112, 114, 120, 123, 128, 134, 142, 143, 144, 146, 157, 178, 182, 183, 185,
     217, 218, 227, 234, 257, 265, 281, 291, 293, 306, 307, 330, 331, 356, 358, 386,
 )  # fmt: skip
+# Local ones that take a branch which none of some thousand others takes: an attempt is vouched for before its start was
+# noted.
+RARE = (13776,)
 
 # By the module, the line and what comes after it: branches that no world takes, and why they are there all the same.
 NEVER = {
@@ -34,11 +37,12 @@ def test_lives_in_the_storm() -> None:
     `python -m tests.simulation --reach --first 60 --seeds 330`."""
     found = live(MIXED, PLAIN, plain=True)
     reached = reach(MIXED, EVERY_BRANCH)
+    rare = reach("local", RARE)
     found.plain = False
     found.add(reached.found)
-    assert [violation for _, violation in found.broken] == []
+    assert [violation for _, violation in (*found.broken, *rare.found.broken)] == []
     assert found.unmet == []
     assert found.hollow == ""
-    missed = {(branch.module, *branch.text) for branch in reached.missed}
+    missed = {(branch.module, *branch.text) for branch in set(reached.missed) & set(rare.missed)}
     assert sorted(missed - NEVER.keys()) == []
     assert sorted(NEVER.keys() - missed) == []
