@@ -238,6 +238,14 @@ class Machine:
         """Wait until nothing of this machine runs any more."""
         self.until(lambda: not self.processes(), f"the end of {self.processes()}", seconds)
 
+    def quiet_but_for(self, program: str) -> None:
+        """Wait until nothing of this machine runs but that."""
+
+        def left() -> list[psutil.Process]:
+            return [each for each in self.processes() if program not in _command(each)]
+
+        self.until(lambda: not left(), f"the end of {left()}")
+
     def end(self) -> None:
         """End whatever the test left running."""
         for process in self.started:

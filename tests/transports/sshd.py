@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,19 @@ async def serving(place: Path, name: str = "box", **options: Any) -> AsyncIterat
         yield sshd
     finally:
         await sshd.stop()
+
+
+async def _serve_until_input_ends(place: Path) -> None:
+    """A server in a process of its own: it says on stdout when it can be reached, and again when it was cut.
+
+    A line on stdin cuts every connection; the end of it is the server's.
+    """
+    async with serving(place) as sshd:
+        print("ready", flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            sshd.vanish()
+            print("cut", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_until_input_ends(Path(sys.argv[1])))

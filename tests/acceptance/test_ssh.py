@@ -1,0 +1,141 @@
+"""A host over SSH, by the commands: jobs there are as jobs here. The host is this computer under another home, behind a
+server of its own that runs real processes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .machine import Machine
+from .scripts import events
+
+SERVER = Path(__file__).parents[1] / "transports" / "sshd.py"
+
+
+class Host:
+    """The far side. `root` is where its home is."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.home = machine.root / "there"
+        self.place = machine.root / "sshd"
+        environ = {**machine.environ, "RUNCTL_HOME": str(self.home)}
+        self._server = subprocess.Popen(
+            [sys.executable, str(SERVER), str(self.place)], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._heard("ready")
+        user = machine.root / "user"
+        (user / ".ssh").mkdir(parents=True)
+        (user / ".ssh" / "config").write_text((self.place / "config").read_text())
+        machine.environ["HOME"] = str(user)
+
+    def cut(self) -> None:
+        """Every connection is lost."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(b"cut\n")
+        self._server.stdin.flush()
+        self._heard("cut")
+
+    def end(self) -> None:
+        self._server.communicate(timeout=20)
+
+    def _heard(self, word: str) -> None:
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline().decode().strip() == word
+
+
+@pytest.fixture
+def host(machine: Machine) -> Iterator[Host]:
+    made = Host(machine)
+    try:
+        yield made
+    finally:
+        machine.end()
+        made.end()
+
+
+def far(machine: Machine, steps: int = 5, code: int = 0, **fields: Any) -> str:
+    """A training on that host."""
+    return machine.training(steps, 0.1, code, instance={"host": "box"}, **fields).name
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_E5_the_exit_code_is_the_trainings(machine: Machine, host: Host, code: int) -> None:
+    """With its output, its checkpoints and its progress, as of a training here; and nothing of it is here."""
+    done = machine.run("apply", far(machine, code=code), "--wait")
+    assert done.code == (0 if code == 0 else 1), done
+    status = machine.status()
+    assert (status["outcome"], status["exit_code"]) == ("Succeeded" if code == 0 else "Failed", code)
+    assert machine.run("logs", "job").out == "".join(f"step {step}/5\n" for step in range(1, 6))
+    assert status["checkpoints"]["newest"]["path"].startswith(str(host.home))
+    listed = machine.run("checkpoints", "job", "-o", "json")
+    assert '"step": 5' in listed.out
+    assert not (machine.home / "checkpoints").exists()
+    assert "box" in machine.run("checkpoints", "verify", "job").err
+    machine.quiet_but_for(str(SERVER))
+
+
+def test_N22_a_follower_gets_every_line_once_over_cuts(machine: Machine, host: Host) -> None:
+    """Whoever follows a job that another command has started."""
+    machine.run("apply", far(machine, steps=30), "--no-wait")
+    follower = machine.start("logs", "job", "--follow")
+    for _ in range(2):
+        machine.until(lambda: machine.printed(follower).count("\n") >= 3, "some lines")
+        host.cut()
+    assert machine.run("wait", "job").code == 0
+    assert follower.wait(20) == 0
+    assert machine.printed(follower) == "".join(f"step {step}/30\n" for step in range(1, 31))
+    assert len(machine.told("start")) == 1
+
+
+def test_E4_a_killed_controller_is_followed_by_another(machine: Machine, host: Host) -> None:
+    """Promise 6: kill it, apply again: adopted, nothing started twice, no exit code lost."""
+    manifest = far(machine, steps=25, code=7)
+    first = machine.start("apply", manifest, "--wait")
+    machine.until(lambda: machine.told("start"), "the start")
+    first.kill()
+    done = machine.run("apply", manifest, "--wait")
+    assert done.code == 1, done
+    assert machine.status()["exit_code"] == 7
+    assert len(machine.told("start")) == 1
+
+
+def test_stop_saves_and_apply_goes_on_from_there(machine: Machine, host: Host) -> None:
+    """On the host, from the checkpoint that is durable there; `delete` then leaves nothing of it."""
+    manifest = far(machine, steps=40)
+    machine.run("apply", manifest, "--no-wait")
+    machine.until(lambda: machine.told("saved"), "a checkpoint")
+    assert machine.run("stop", "job").code == 0
+    assert machine.status()["phase"] == "Stopped"
+    drained = machine.told("drained")[-1]["step"]
+    assert machine.run("apply", manifest, "--wait").code == 0
+    assert [each["step"] for each in machine.told("start")] == [0, drained]
+    assert machine.run("delete", "job", "--yes", "--checkpoints").code == 0
+    uids = {path.name for path in (host.home / "runs").iterdir()} | {
+        path.name for path in (host.home / "checkpoints").iterdir()
+    }
+    assert uids == set()
+
+
+def test_a_host_that_is_not_known_is_refused_and_waited_for(machine: Machine, host: Host) -> None:
+    """With its fingerprint and the line that makes it known; when it is, the job starts by itself."""
+    known = host.place / "known_hosts"
+    line = known.read_text()
+    known.write_text("")
+    manifest = far(machine, steps=2)
+    done = machine.run("apply", manifest, "--no-wait")
+    assert done.code == 0, done
+    status = machine.status()
+    assert status["phase"] == "Queued"
+    (told,) = {each["message"] for each in status["conditions"] if "box" in each["message"]}
+    assert "box isn't known yet: its key is ssh-ed25519 SHA256:" in told
+    assert "ssh-keyscan -p" in told
+    assert not machine.told()
+    known.write_text(line)
+    assert machine.run("wait", "job").code == 0
+    assert any(each["reason"] == "Succeeded" for each in events(machine))
