@@ -318,7 +318,8 @@ def _intend(step: Pass, offer: Offer | None) -> Pass:
     if offer is not None:
         step = _ask_for(step, number, 0, offer)
     orders = orders_for(step.record, attempt, step.observed.group.committed, now)
-    attempt = msgspec.structs.replace(attempt, orders=orders)
+    money = orders.limits.money
+    attempt = msgspec.structs.replace(attempt, orders=orders, granted_until=money.until if money else None)
     step = step.with_attempt(attempt)
     resume = f", resuming from `{attempt.resume.name}`" if attempt.resume else ""
     rate = rate_of(record.job)

@@ -27,7 +27,8 @@ def give_orders(step: Pass) -> Pass:
     orders = orders_for(step.record, live, step.observed.group.committed, step.now)
     if (orders.limits, orders.end) != (live.orders.limits, live.orders.end):
         orders = msgspec.structs.replace(orders, serial=live.orders.serial + 1)
-        step = step.with_attempt(msgspec.structs.replace(live, orders=orders))
+        granted = _longer(live.granted_until, orders)
+        step = step.with_attempt(msgspec.structs.replace(live, orders=orders, granted_until=granted))
         if orders.end is not None and orders.end != live.orders.end:
             step = step.say("Normal", "EndOrdered", f"attempt {live.number} is to save and end: {orders.end}")
     live = step.record.live
@@ -36,6 +37,12 @@ def give_orders(step: Pass) -> Pass:
     if isinstance(seen, Live) and seen.serial != live.orders.serial:
         return step.do(SendOrders(attempt=live.number, orders=live.orders))
     return step
+
+
+def _longer(granted: datetime | None, orders: Orders) -> datetime | None:
+    """To when these orders or earlier ones let the attempt go on."""
+    money = orders.limits.money
+    return max(granted, money.until) if granted is not None and money is not None else None
 
 
 def orders_for(record: Record, attempt: Attempt, group_committed: int, now: datetime) -> Orders:

@@ -209,7 +209,8 @@ class Attempt(_Value, frozen=True, kw_only=True):
     """One launch. It exists, durably, before the launch is sent (`intended_at`), and is over when `end` is set.
 
     `reserved` is the worst case in micro-dollars, held until the end is seen. Past `launch_before` one may look
-    for the attempt, but not send it again.
+    for the attempt, but not send it again. `granted_until` is the latest instant to which any of its orders let it go
+    on, since nobody knows which of them reached it; None if some let it go on for ever.
     """
 
     number: int
@@ -228,6 +229,7 @@ class Attempt(_Value, frozen=True, kw_only=True):
     active: float = 0.0
     durable: int = 0
     events_seen: int = 0
+    granted_until: datetime | None = None
 
 
 class Interval(_Value, frozen=True, kw_only=True):

@@ -39,11 +39,10 @@ def take_in(step: Pass) -> Pass:
     match seen:
         case Unreachable() if live.orders.end == "assume_dead" and rental is None:
             # Nobody saw it end, or perhaps begin: it counts as billed from its intent, for as long as it could have
-            # gone on by its last orders.
+            # gone on by any of its orders.
             if live.started_at is None:
                 step = _opened(step, live, live.intended_at)
-            grant = live.orders.limits.money
-            billed = max(step.now, grant.until) if grant else step.now
+            billed = step.now if live.granted_until is None else max(step.now, live.granted_until)
             return _close(step, live, _lost("its host can't be reached, and is taken for dead as asked"), None, billed)
         case None | Unreachable():
             return step
@@ -115,8 +114,8 @@ def _latest_ends(live: Attempt, seen: Dead) -> Iterator[datetime]:
     by its grant."""
     if seen.last_seen is not None:
         yield seen.last_seen + HEARTBEAT
-    if live.orders.limits.money is not None:
-        yield live.orders.limits.money.until
+    if live.granted_until is not None:
+        yield live.granted_until
 
 
 def _active_of(seen: Dead) -> float:

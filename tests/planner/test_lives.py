@@ -10,6 +10,7 @@ import pytest
 
 from runctl.planner.observed import Starting, Unreachable
 from runctl.planner.record import ConditionType, Desired, EndReason, Event, OutcomeType, Phase, StopReason
+from runctl.planner.seeing import HEARTBEAT
 
 from .kit import PRICED, T0, Life, job, ref
 
@@ -231,6 +232,45 @@ def test_assumed_dead_before_it_was_seen_to_start(cap: str) -> None:
     (line,) = life.job.ledger
     assert line.started_at == T0
     assert line.ended_at == (T0 + timedelta(minutes=59, seconds=59) if cap else life.now)
+
+
+def test_a_grant_that_was_shortened_since_bounds_nothing() -> None:
+    """Nobody knows whether the orders of a lower cap reached the agent before it died: it is billed for as long as it
+    may have gone on by those before."""
+    lower = job(PRICED.replace("cap: 1 USD", "cap: 0.06 USD"))
+    assert lower != job(PRICED)
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    last = life.now
+    life.apply(lower)
+    life.after(seconds=5)
+    life.see(Unreachable(as_of=life.now, why="too many open files"))
+    orders = life.job.attempts[0].orders
+    assert orders.limits.money is not None
+    assert orders.limits.money.until < last
+    life.after(seconds=25)
+    life.see(msgspec.structs.replace(life.dead(), last_seen=last))
+    assert life.job.ledger[0].ended_at == last + HEARTBEAT
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.apply(lower)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    life.assume_dead(1)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    assert life.job.ledger[0].ended_at == T0 + timedelta(minutes=59, seconds=59)
+
+
+def test_without_a_cap_at_first_no_grant_bounds_it() -> None:
+    """An agent that was let go on for ever may not have heard of the cap that came later."""
+    rate = "instance: {hourly_rate: 1 USD}\n"
+    life = Life(job(rate))
+    life.run(minutes=6)
+    last = life.now
+    life.apply(job(rate + "cost: {cap: 0.06 USD}"))
+    life.see(Unreachable(as_of=life.now, why="too many open files"))
+    life.after(seconds=25)
+    life.see(msgspec.structs.replace(life.dead(), last_seen=last))
+    assert life.job.ledger[0].ended_at == last + HEARTBEAT
 
 
 @pytest.mark.parametrize("told", [False, True])

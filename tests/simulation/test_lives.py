@@ -289,6 +289,7 @@ REGRESSIONS = {
         "local",
         40038750,
     ): "a controller that had slept removed the directories of an attempt that another had started",
+    ("local", 50092570): "a cap that was lowered while nobody knew that the agent had died made its death cheaper",
     ("rented", 1004631): "a machine that three listings in a row lacked counted as gone, and was billed",
 }
 
