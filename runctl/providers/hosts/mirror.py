@@ -22,6 +22,8 @@ OUTPUT, SETUP, JOURNAL, STATE = "output.log", "setup.log", "checkpoints.jsonl", 
 # Between two looks at a training that prints, and at one that doesn't.
 BUSY_SECONDS = 0.2
 QUIET_SECONDS = 1.0
+# So much at once, and there is more.
+FLOOD_BYTES = 256 * 1024
 # How long an end waits for the last of the logs.
 LAST_SECONDS = 20.0
 
@@ -34,6 +36,7 @@ class Mirror:
         self._there = there
         self._here = here
         self._over = False
+        self._dropped = False
         self._whole = anyio.Event()
 
     async def run(self) -> None:
@@ -53,7 +56,7 @@ class Mirror:
             os.close(lock)
 
     async def _bring(self) -> None:
-        while True:
+        while not self._dropped:
             over = self._over
             try:
                 tail = await self._host.tail(self._there, *(self._size(name) for name in (OUTPUT, SETUP, JOURNAL)))
@@ -65,7 +68,7 @@ class Mirror:
                 if over:
                     return
                 await anyio.sleep(QUIET_SECONDS)
-            elif not over:
+            elif not over and len(tail.output) < FLOOD_BYTES:
                 await anyio.sleep(BUSY_SECONDS)
 
     async def end(self) -> None:
@@ -73,6 +76,10 @@ class Mirror:
         self._over = True
         with anyio.move_on_after(LAST_SECONDS):
             await self._whole.wait()
+
+    def drop(self) -> None:
+        """Nobody wants it any more."""
+        self._dropped = True
 
     def _size(self, name: str) -> int:
         try:

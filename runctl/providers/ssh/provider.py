@@ -74,7 +74,6 @@ class SshHosts:
             mirror = self._mirror(known, record, attempt)
         if isinstance(sight.attempt, Ended | Dead):
             await mirror.end()
-            del self._mirrors[record.uid, attempt.number]
         return sight
 
     def glance(self, record: Record, attempt: Attempt) -> object:
@@ -99,6 +98,8 @@ class SshHosts:
             await self._confirm(self._of(record, attempt), record, attempt.number)
         for name in sorted({each.job.instance.host for each in record.generations if each.job.instance.host}):
             await self._at(name).machine.forget(record, checkpoints=checkpoints)
+        for key in [each for each in self._mirrors if each[0] == record.uid]:
+            self._mirrors.pop(key).drop()
         await anyio.to_thread.run_sync(placement.forget, [str(self._home.job_dir(record.uid))])
 
     async def _confirm(self, known: _Known, record: Record, attempt: int) -> int:
