@@ -112,14 +112,17 @@ def _read(tree: Path, path: Path) -> bytes:
         raise DeclarationError(f"`{file}` can't be read: {error.strerror}", "check its permissions", file) from None
 
 
-def _parse_toml(content: bytes, file: str) -> dict[str, Any]:
+def _parse_toml(content: bytes, file: str, what: str = "", lines: int = 0, columns: int = 0) -> dict[str, Any]:
+    """`what` is it that begins so many lines and columns into the file."""
     import tomllib
 
     try:
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        place = re.compile(r"at line (\d+), column (\d+)")
+        said = place.sub(lambda at: f"at line {int(at[1]) + lines}, column {int(at[2]) + columns}", str(error))
         raise DeclarationError(
-            f"`{file}` is not valid TOML: {error}", "correct it, or say `setup: none`", file
+            f"{what or f'`{file}`'} is not valid TOML: {said}", "correct it, or say `setup: none`", file
         ) from None
 
 
@@ -165,13 +168,16 @@ def _script_metadata(tree: Path, workdir: str, script: str) -> Declaration | Non
     path = tree / workdir / script
     file = os.path.normpath(os.path.join(workdir, script))
     source = _read(tree, path).decode("utf-8", "replace").replace("\r\n", "\n")
-    blocks = [match["content"] for match in _BLOCK.finditer(source) if match["type"] == "script"]
+    blocks = [match for match in _BLOCK.finditer(source) if match["type"] == "script"]
     if not blocks:
         return None
     if len(blocks) > 1:
         raise DeclarationError(f"`{file}` has {len(blocks)} blocks of script metadata", "keep one `# /// script`", file)
-    content = "".join(line[2:] if line.startswith("# ") else line[1:] for line in blocks[0].splitlines(keepends=True))
-    table = _parse_toml(content.encode(), file)
+    commented = blocks[0]["content"].splitlines(keepends=True)
+    content = "".join(line[2:] if line.startswith("# ") else line[1:] for line in commented)
+    above = source.count("\n", 0, blocks[0].start("content"))
+    what = f"the script metadata (`# /// script`) of `{file}`"
+    table = _parse_toml(content.encode(), file, what, lines=above, columns=2)
     requirements = _strings(table.get("dependencies", []), "`dependencies`", file)
     names = _named(requirements, "the script metadata", file)
     return Declaration(

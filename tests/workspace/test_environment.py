@@ -139,7 +139,7 @@ def test_an_included_file_that_doesnt_travel_is_an_error(place: Place) -> None:
         ({"pyproject_toml": '[project]\ndependencies = "numpy"\n'}, "not a list of strings"),
         ({"pyproject_toml": '[project]\ndependencies = ["--index-url=evil"]\n'}, "not a requirement"),
         ({"pyproject_toml": '[project]\nrequires-python = "three"\n'}, "not a version specifier"),
-        ({"train_py": "# /// script\n# dependencies = [\n# ///\n"}, "not valid TOML"),
+        ({"train_py": "x = 1\n# /// script\n# a = [\n# b\n# ///\n"}, "(at line 4, column 3)"),
         ({"train_py": METADATA + METADATA}, "2 blocks"),
         ({"pyproject_toml": PYPROJECT, "uv_lock": "package = 3\n"}, "not a lock"),
     ],
