@@ -261,6 +261,9 @@ class Keeper:
 
     def _drop(self, keep: int, now: Now, still_writing: bool) -> None:
         superseded = self._watch.drop_superseded(keep, self._busy, now.active, still_writing, self.cut_off)
+        for candidate in superseded:
+            if candidate.tries:  # of it was said that it is tried again
+                self._record(candidate, now, "copying", detail="not durable: newer ones came before it could be copied")
         dropped = len(superseded) + self._watch.take_skipped()
         if dropped:
             self._event("checkpoints_superseded", f"{dropped} had newer ones before they could be copied")

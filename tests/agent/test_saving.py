@@ -382,6 +382,27 @@ def test_a_full_disk(host: Host, small_disk: Path) -> None:
     run.exit()
 
 
+def test_at_the_end_nothing_is_tried_again(host: Host, small_disk: Path) -> None:
+    """Of each one that had no place it is said that it isn't durable, also of those that newer ones took the turn of."""
+    (small_disk / "blocker").write_bytes(b"x" * 900_000)
+    host.destination = small_disk / "durable"
+    run = host.script(
+        "import os, time\n"
+        "def save(name):\n"
+        "    open('checkpoints/.x', 'wb').write(os.urandom(300000))\n"
+        "    os.rename('checkpoints/.x', f'checkpoints/{name}.bin')\n"
+        "save('epoch-1')\n"
+        "while not os.path.exists('go'): time.sleep(0.02)\n"
+        "for number in range(2, 6): save(f'epoch-{number}'); time.sleep(0.3)\n"
+    )
+    until(lambda: "checkpoint_copy_failed" in run.events())
+    (run.path / "work" / "go").touch()
+    assert run.exit()["exit_code"] == 0
+    last = {line["name"]: line["detail"] for line in run.lines("checkpoints.jsonl")}
+    assert "epoch-1.bin" in last
+    assert not [detail for detail in last.values() if "tried again" in str(detail)]
+
+
 def test_a_disk_that_fills_up(host: Host, small_disk: Path) -> None:
     """Little room is told before a checkpoint is lost to it, and once; on a disk with room nothing is."""
     host.destination = small_disk / "durable"
