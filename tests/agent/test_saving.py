@@ -383,7 +383,7 @@ def test_a_full_disk(host: Host, small_disk: Path) -> None:
 
 
 def test_at_the_end_nothing_is_tried_again(host: Host, small_disk: Path) -> None:
-    """Of each one that had no place it is said that it isn't durable, also of those that newer ones took the turn of."""
+    """Of each that had no place it is said that it isn't durable, also where newer ones had its turn."""
     (small_disk / "blocker").write_bytes(b"x" * 900_000)
     host.destination = small_disk / "durable"
     run = host.script(

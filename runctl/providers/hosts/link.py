@@ -98,6 +98,9 @@ class Link:
                 hint = getattr(error, "hint", "")
                 why = f"{error}{f' ({hint})' if hint else ''}"
                 refused = isinstance(error, AuthenticationRefused)
+            except Exception as error:
+                # Whatever it is: other hosts, and this one's jobs, still need their controller.
+                why = f"{self.name}: a defect of runctl while talking with it: {type(error).__name__}: {error}"
             if self.turns > turns:
                 pause = FIRST_PAUSE
             self._settle(None, why)
