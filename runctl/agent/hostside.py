@@ -36,6 +36,9 @@ KILL_SECONDS = 1.0
 BEGINNINGS = 3
 # In one look; what else there is comes with the next ones.
 MOST_EVENTS = 1000
+EVENTS_BYTES = 1024 * 1024
+# Of a journal the end is looked at: the newest durable checkpoint is there.
+JOURNAL_BYTES = 4 * 1024 * 1024
 
 # How JSON has what isn't a character, and halves of some that are.
 _SURROGATES = re.compile(rb"\\u[dD]")
@@ -108,7 +111,8 @@ def files_alone(run_dir: str) -> Facts:
 
 
 def _over(facts: Facts, run_dir: str) -> Facts:
-    return facts._replace(journal=journal(run_dir))
+    """With the journal's end."""
+    return facts._replace(journal=tuple(read_lines(f"{run_dir}/checkpoints.jsonl", JOURNAL_BYTES)))
 
 
 def _written(run_dir: str, after: int) -> Facts:
@@ -245,8 +249,16 @@ def end_unwatched(run_id: str) -> None:
 
 def events(run_dir: str, after: int) -> Tuple[Json, ...]:
     """The agent's own events with a number above `after`. A torn last line is left for the next look."""
-    lines = read_lines(f"{run_dir}/events.jsonl")
-    return tuple(line for line in lines if isinstance(line.get("seq"), int) and line["seq"] > after)[:MOST_EVENTS]
+    found: List[Json] = []
+    size = 0
+    for line in read_lines(f"{run_dir}/events.jsonl"):
+        if not isinstance(line.get("seq"), int) or isinstance(line["seq"], bool) or line["seq"] <= after:
+            continue
+        size += len(str(line))
+        if found and (len(found) == MOST_EVENTS or size > EVENTS_BYTES):
+            break
+        found.append(line)
+    return tuple(found)
 
 
 def journal(run_dir: str) -> Tuple[Json, ...]:
@@ -264,10 +276,13 @@ def read_json(path: str) -> Optional[Json]:
         return None
 
 
-def read_lines(path: str) -> List[Json]:
-    """The objects of a JSON Lines file, without a torn last line and what isn't an object."""
+def read_lines(path: str, most: int = 0) -> List[Json]:
+    """The objects of a JSON Lines file, without a torn last line and what isn't an object; those of its last `most`
+    bytes, if that is given."""
     try:
         data = files.read_file(path).rpartition(b"\n")[0]
+        if 0 < most < len(data):
+            data = data[-most:].partition(b"\n")[2]
         found = files.parse_lines(data)
         return [_plain(line) for line in found] if _SURROGATES.search(data) else found
     except (OSError, ValueError, RecursionError):

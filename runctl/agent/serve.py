@@ -50,6 +50,7 @@ def hello(home: str) -> Json:
         "system": platform.system(),
         "machine": platform.machine(),
         "machine_id": _machine_id(),
+        "node": platform.node(),
         "boot_id": processes.boot_id(),
         "uid": os.getuid(),
         "home": home,
@@ -166,6 +167,7 @@ ASKED: Dict[str, Callable[..., Any]] = {
     "tools": tools,
     "look": look,
     "tail": tail,
+    "exists": os.path.lexists,
     "machine": machine,
     "launch": launch,
     "order": placement.order,
@@ -221,7 +223,14 @@ class Conversation:
             return {"id": None, "error": "not a request"}
         try:
             if ask == "watch":
-                self._watched = {run_dir: (pids, hostside.stamp(run_dir, pids)) for run_dir, pids in request["runs"]}
+                # What is watched already may have changed since the last glance at it.
+                known = dict(self._watched)
+                self._watched = {
+                    run_dir: known[run_dir]
+                    if run_dir in known and known[run_dir][0] == pids
+                    else (pids, hostside.stamp(run_dir, pids))
+                    for run_dir, pids in request["runs"]
+                }
                 return {"id": number, "value": None}
             return {"id": number, "value": ASKED[ask](**request)}
         except Exception as error:  # whatever it is, the next request is answered

@@ -406,7 +406,8 @@ class Controller:
                 except NotFound:
                     pass
             case Forget(checkpoints=checkpoints):
-                for platform in sorted(record.platforms):
+                # What is known of other hosts lies in this home, and is needed until they have forgotten.
+                for platform in sorted(record.platforms, key=lambda each: (each is Platform.LOCAL, each)):
                     await self._providers[platform].forget(record, checkpoints=checkpoints)
             case _:  # pragma: no cover
                 assert_never(action)

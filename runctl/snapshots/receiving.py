@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import zlib
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
+# Whoever has sent nothing for so long is gone, whatever his connection says, or waits for another who is; this process
+# ends then, so that it keeps nobody from sending the same.
+SILENCE_SECONDS = 60
 # Of older snapshots, the newest are looked through for files that needn't travel.
 OLDER = 20
 
@@ -37,16 +41,14 @@ OLDER = 20
 def main(store: str, name: str) -> int:
     """Receive the snapshot of that name over stdin and stdout."""
     source, sink = open(0, "rb", closefd=False), sys.stdout.buffer
+    signal.alarm(SILENCE_SECONDS)
     try:
         size = int(source.readline(32))
         if not 0 <= size <= MAX_MANIFEST_BYTES:
             raise ValueError("a manifest is too long")
         manifest = from_json(_exactly(source, size), name, "what was sent")
-        if is_whole(f"{store}/{name}", manifest):
-            _say(sink, wanted=[])
-        else:
-            os.makedirs(store, mode=0o700, exist_ok=True)
-            _receive(store, manifest, source, sink)
+        os.makedirs(store, mode=0o700, exist_ok=True)
+        _receive(store, manifest, source, sink)
         _say(sink, stored=True)
     except (OSError, SnapshotError, ValueError, EOFError, zlib.error) as error:
         _say(sink, error=f"{error}" or type(error).__name__)
@@ -61,6 +63,8 @@ def _receive(store: str, manifest: Manifest, source: BufferedReader, sink: Binar
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until whoever else receives it has it, or is cut off
         if is_whole(f"{store}/{manifest.code_hash}", manifest):
+            if os.path.isdir(building) and not os.listdir(building):
+                os.rmdir(building)
             _say(sink, wanted=[])
             return
         os.makedirs(building, mode=0o700, exist_ok=True)
@@ -198,6 +202,7 @@ class _Inflated:
             data = self._inflate.unconsumed_tail
             if not data:
                 data = self._source.read1(CHUNK_BYTES)
+                signal.alarm(SILENCE_SECONDS)
                 if not data:
                     raise EOFError("the connection was cut; what has arrived is kept")
             piece = self._inflate.decompress(data, most)

@@ -39,7 +39,10 @@ def discard(stored: str) -> None:
     """Take a damaged snapshot out of the store, so that its tree is stored anew. Raises OSError."""
     if os.path.lexists(stored):
         aside = tempfile.mkdtemp(prefix=".damaged-", dir=os.path.dirname(stored))
-        os.rename(stored, os.path.join(aside, "snapshot"))
+        try:
+            os.rename(stored, os.path.join(aside, "snapshot"))
+        except FileNotFoundError:
+            pass  # another has done so
         shutil.rmtree(aside, ignore_errors=True)
 
 

@@ -343,7 +343,7 @@ def test_another_machine_is_no_evidence(on_host: Tried) -> None:
             await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
         where = host.home.run_dir(uid, 1) / "host.json"
         told = where.read_text()
-        where.write_text(json.dumps({**json.loads(told), "key": "another"}))
+        where.write_text(json.dumps({**json.loads(told), "node": "another"}))
         async with host.controller():
             unreachable = "another machine answers as box"
             await host.until(

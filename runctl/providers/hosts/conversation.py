@@ -15,6 +15,9 @@ from runctl.transports.interface import Channel, Process, Unreachable, beside
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 # A host that trains is busy, and a look reads its process table.
 ANSWER_SECONDS = 60.0
+# A launch copies the code.
+LONG = frozenset({"launch"})
+LONG_SECONDS = 600.0
 
 
 class Refused(Exception):
@@ -32,13 +35,19 @@ class Conversation:
         self.lost = anyio.Event()
         self._lost: Unreachable | None = None
         self._sending = anyio.Lock()
+        self._long = 0
 
     async def ask(self, what: str, **about: Any) -> Any:
-        """The answer. Raises Refused, and Unreachable when there will be none: whether it was done isn't known."""
+        """The answer. Raises Refused, and Unreachable when there will be none: whether it was done isn't known.
+
+        A host that leaves a question unanswered hangs, unless it is at what takes long: then the conversation is over.
+        """
         if self._lost is not None:
             raise Unreachable(str(self._lost))
         self._asked += 1
         number, came, answers = self._asked, anyio.Event(), list[dict[str, Any]]()
+        takes_long = what in LONG
+        self._long += takes_long
         self._waiting[number] = came, answers
         try:
             request = json.dumps({"id": number, "ask": what, **about}, separators=(",", ":")).encode() + b"\n"
@@ -46,12 +55,15 @@ class Conversation:
             async with self._sending:
                 with anyio.CancelScope(shield=True):
                     await self._process.send(request)
-            with anyio.move_on_after(ANSWER_SECONDS):
+            with anyio.move_on_after(LONG_SECONDS if takes_long else ANSWER_SECONDS):
                 await came.wait()
+            if not answers and not (self._long - takes_long):
+                self.end(Unreachable("the host leaves a question unanswered"))
         finally:
+            self._long -= takes_long
             del self._waiting[number]
         if not answers:
-            raise self._lost or Unreachable(f"the host doesn't answer within {ANSWER_SECONDS:.0f} s")
+            raise self._lost or Unreachable("the host is busy with what takes long, and hasn't answered")
         if "error" in answers[0]:
             raise Refused(str(answers[0]["error"])[:2000])
         return answers[0].get("value")

@@ -4,7 +4,8 @@ after a while when it is lost.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -23,6 +24,10 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 15.0
 # Whoever knocks with a wrong key again and again is locked out by some hosts.
 REFUSED_PAUSE = 60.0
+# Whoever has something to ask goes on without an answer after this; what it takes to reach the host goes on as well.
+WAIT_SECONDS = 15.0
+# The agent's delivery takes no longer, or the host hangs.
+READY_SECONDS = 120.0
 # Who has asked within this many seconds, and found the host away, is to find it there as soon as it is back.
 STILL_USED = 180.0
 
@@ -38,6 +43,15 @@ class Up(msgspec.Struct, frozen=True):
     hello: dict[str, Any]
     tools: dict[str, Any]
     said: tuple[datetime, datetime]
+
+
+@contextmanager
+def _within(name: str, seconds: float) -> Iterator[None]:
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise Unreachable(f"{name} lets nobody in within {seconds:.0f} s: its shell or its disk hangs") from None
 
 
 class Link:
@@ -62,16 +76,22 @@ class Link:
     async def up(self) -> Up:
         """The host, when it can be asked. Raises HostUnreachable with the reason of the last try."""
         self._asked = anyio.current_time()
-        while self._up is None:
-            if self._why is not None:
-                raise HostUnreachable(self._why)
-            self._wanted.set()
-            await self._settled.wait()
+        with anyio.move_on_after(WAIT_SECONDS):
+            while self._up is None:
+                if self._why is not None:
+                    raise HostUnreachable(self._why)
+                self._wanted.set()
+                await self._settled.wait()
+        if self._up is None:
+            raise HostUnreachable(f"{self.name} is being reached, and hasn't answered yet")
         return self._up
 
     async def ask(self, what: str, **about: Any) -> Any:
         """The host's answer. Raises ProviderError for what it refuses, HostUnreachable when there is none."""
-        up = await self.up()
+        return await self.asked(await self.up(), what, **about)
+
+    async def asked(self, up: Up, what: str, **about: Any) -> Any:
+        """The same, by this conversation or none."""
         try:
             return await up.talk.ask(what, **about)
         except Refused as error:
@@ -113,7 +133,8 @@ class Link:
     async def _hold(self) -> None:
         channel = await self._open()
         try:
-            installed = await install(channel)
+            with _within(self.name, READY_SECONDS):
+                installed = await install(channel)
             async with conversation(channel, installed.serving, self._changed) as talk:
                 asked = self._now()
                 hello = await talk.ask("hello", home=installed.home)

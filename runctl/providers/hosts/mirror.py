@@ -35,6 +35,7 @@ class Mirror:
         self._host = host
         self._there = there
         self._here = here
+        self._state: object = None
         self._over = False
         self._dropped = False
         self._whole = anyio.Event()
@@ -93,5 +94,6 @@ class Mirror:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
                 with open(os.open(self._here / name, flags, 0o600), "ab") as file:
                     file.write(data)
-        if tail.state is not None:
+        if tail.state is not None and tail.state != self._state:
+            self._state = tail.state
             write_json(str(self._here / STATE), tail.state)

@@ -18,6 +18,9 @@ QUIET = frozenset(
     {"restored", "training_started", "drain_started", "step_started", "step_finished", "checkpoint_requested"}
 )
 
+# No attempt was there for longer, and no clock shows more.
+LONGEST_SECONDS = 1e11
+
 Json = dict[str, Any]
 
 
@@ -90,13 +93,13 @@ def facts(answer: object) -> Facts:
         }:
             return Facts(
                 boot_id=boot_id,
-                monotonic=float(monotonic),
-                wall=float(wall),
+                monotonic=_clock(monotonic),
+                wall=_clock(wall),
                 exit=_object(rest.get("exit")),
                 claim=_object(rest.get("claim")),
                 state=_object(rest.get("state")),
                 serial=serial,
-                events=_objects(rest.get("events")),
+                events=tuple(each for each in _objects(rest.get("events")) if whole(each.get("seq")) is not None),
                 journal=_objects(rest.get("journal")),
                 traces=rest.get("traces") is True,
                 unreadable=str(rest.get("unreadable") or ""),
@@ -106,6 +109,13 @@ def facts(answer: object) -> Facts:
                 locked=rest.get("locked") is True,
             )
     raise ValueError("the host's answer isn't one")
+
+
+def _clock(value: float) -> float:
+    found = number(value)
+    if found is None or abs(found) > LONGEST_SECONDS:
+        raise ValueError("the host's clock shows no time")
+    return float(found)
 
 
 def _object(value: object) -> Json | None:
@@ -199,6 +209,10 @@ def number(value: object) -> float | None:
     return value
 
 
+def _seconds(value: object) -> float:
+    return min(max(0.0, float(number(value) or 0)), LONGEST_SECONDS)
+
+
 def mapping(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
@@ -220,7 +234,7 @@ def _live(state: Json, serial: int, held: bool, now: datetime) -> AttemptSeen:
         started_at=started,
         training_at=instant(mapping(state.get("training")).get("started_at")),
         drain=_text(mapping(state.get("drain")).get("reason")),
-        active=float(number(state.get("active")) or 0),
+        active=_seconds(state.get("active")),
         durable=whole(checkpoints.get("durable")) or 0,
         newest=checkpoint_ref(checkpoints.get("newest_durable")),
         serial=serial,
@@ -257,7 +271,7 @@ def _ended(record: Json, journal: Iterable[Json], now: datetime) -> AttemptSeen:
         ),
         started_at=instant(record.get("started_at")),
         ended_at=instant(record.get("ended_at")) or now,
-        active=float(number(record.get("active")) or 0),
+        active=_seconds(record.get("active")),
         durable=durable,
         newest=newest,
         held_by=_text(mapping(record.get("holder")).get("job")),
@@ -273,7 +287,7 @@ def _dead(facts: Facts, now: datetime) -> AttemptSeen:
     last_seen = instant(state.get("heartbeat")) or instant(claim.get("claimed_at"))
     told = state.get("heartbeat") is not None
     silent_for = _since(state, "agent", facts) if told else _since(claim, "guardian", facts)
-    active = float(number(state.get("active")) or 0)
+    active = _seconds(state.get("active"))
     return Dead(
         as_of=now,
         started_at=started,

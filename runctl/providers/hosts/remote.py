@@ -16,7 +16,7 @@ from runctl.home import Home
 from runctl.planner.observed import Foreign
 from runctl.planner.record import Source
 from runctl.providers.hosts import reading
-from runctl.providers.hosts.link import Link, Open
+from runctl.providers.hosts.link import Link, Open, Up
 from runctl.providers.hosts.sending import send_snapshot
 from runctl.providers.hosts.spec import Host
 from runctl.providers.interface import HostUnreachable, ProviderError
@@ -50,6 +50,9 @@ class RemoteHost:
         self._now = now
         self._ahead = timedelta(0)
         self._turn = 0
+        # The connection by which an attempt may be launched, and that of the last look.
+        self.launches_on = 0
+        self._looked_on = 0
         self._home: Home | None = None
         self._changes: dict[str, int] = {}
         self._watched: dict[str, tuple[int, ...]] = {}
@@ -104,6 +107,7 @@ class RemoteHost:
         except ValueError as error:
             raise HostUnreachable(f"{self.link.name}: {error}") from None
         self._compare(asked, self._now(), found.wall)
+        self._looked_on = self.link.turns
         await self._watch(run_dir, reading.watchers(found).alive)
         return found
 
@@ -140,7 +144,12 @@ class RemoteHost:
             raise ProviderError(f"{self.link.name} doesn't say who trains there")
         return answer
 
+    async def has(self, up: Up, path: str) -> bool:
+        return await self.link.asked(up, "exists", path=path) is True
+
     async def end(self, pids: Collection[int]) -> None:
+        if self.link.turns != self._looked_on:
+            raise HostUnreachable(f"the connection to {self.link.name} has just come back: who is who isn't known")
         await self.link.ask("end", pids=list(pids))
 
     async def end_unwatched(self, run_id: str) -> None:
@@ -156,15 +165,21 @@ class RemoteHost:
     async def launch(
         self, run_dir: str, code_hash: str, spec: Json, orders: Json, secrets: Mapping[str, str]
     ) -> Answer:
-        up = await self.link.up()
-        store = str((await self.reach()).code)
+        up, turn = await self.link.up(), self.launches_on
+        if self.link.turns != turn:
+            raise HostUnreachable(f"the connection to {self.link.name} has just come back")
+        store = f"{up.installed.home}/code"
         try:
             await send_snapshot(up.channel, up.installed.receiving(store, code_hash), self._code / code_hash)
         except (Unreachable, ValueError) as error:
             raise HostUnreachable(str(error)) from None
         except (ProviderError, SnapshotError, OSError) as error:
             return Answer(refused=str(error))
-        answer = await self.link.ask(
+        if (self._now() + self._ahead).timestamp() > spec["launch_before"]:
+            raise HostUnreachable(f"the code has arrived at {self.link.name}, too late for this start")
+        # By this conversation alone: another one may be with another machine.
+        answer = await self.link.asked(
+            up,
             "launch",
             run_dir=run_dir,
             snapshot=f"{store}/{code_hash}",
@@ -196,6 +211,7 @@ class RemoteHost:
         key = (self.link.turns, *pids)
         if self._watched.get(run_dir) != key:
             self._watched[run_dir] = key
+            self._has_changed(run_dir)  # what changes until it is watched is found by one more look
             turn = self.link.turns
             runs = [[each, list(of)] for each, (asked, *of) in self._watched.items() if asked == turn]
             await self.link.ask("watch", runs=runs)

@@ -18,9 +18,11 @@ from runctl.planner.record import Attempt, Orders, Record
 from runctl.providers.hosts.mirror import Mirror
 from runctl.providers.hosts.provider import HostMachine, Now, utc_now
 from runctl.providers.hosts.remote import RemoteHost
-from runctl.providers.interface import HostUnreachable, LaunchRefused, Sight
-from runctl.providers.ssh.whereabouts import Whereabouts, write, written
+from runctl.providers.interface import HostUnreachable, LaunchRefused, ProviderError, Sight
+from runctl.providers.ssh.whereabouts import NAME, Whereabouts, write, written
 from runctl.transports.interface import Channel, ConfigurationBroken
+
+AGAIN_SECONDS = 5.0
 
 # How a host is reached, by the name that the user gives it.
 Reach = Callable[[str], Awaitable[Channel]]
@@ -35,6 +37,15 @@ async def over_ssh(host: str) -> Channel:
     except ValueError as error:
         raise ConfigurationBroken(str(error)) from None
     return await connect(address)
+
+
+async def _again_and_again(what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """To its end, whatever comes between: a defect or a disk in trouble ends neither the controller nor this."""
+    while True:
+        try:
+            return await what()
+        except Exception:
+            await anyio.sleep(AGAIN_SECONDS)
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -67,7 +78,10 @@ class SshHosts:
             turn = await self._confirm(known, record, attempt.number)
         except HostUnreachable as error:
             return Sight(Unreachable(as_of=now, why=str(error)))
-        sight = await known.machine.look(record, attempt)
+        try:
+            sight = await known.machine.look(record, attempt)
+        except ProviderError as error:
+            return Sight(Unreachable(as_of=now, why=str(error)))
         if known.remote.link.turns != turn:
             return Sight(Unreachable(as_of=now, why=f"the connection to {known.remote.link.name} has just come back"))
         if isinstance(sight.attempt, Live | Starting | Ended | Dead):
@@ -81,11 +95,18 @@ class SshHosts:
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         known, number = self._of(record, launch.attempt), launch.attempt.number
-        await self._confirm(known, record, number)
+        turn = await self._confirm(known, record, number)
+        up, here = await known.remote.link.up(), self._home.run_dir(record.uid, number)
         try:
-            write(self._home.run_dir(record.uid, number), Whereabouts.of(await known.remote.link.up()))
+            write(here, Whereabouts.of(up))
         except OSError as error:
             raise LaunchRefused(placement.said(error)) from error
+        if await known.remote.has(up, f"{up.installed.home}/runs/{record.uid}/{here.name}/{NAME}"):
+            raise LaunchRefused(
+                f"{known.remote.link.name} has the same directory for its home as this machine, "
+                f"`{up.installed.home}`: set RUNCTL_HOME to another one here or there"
+            )
+        known.remote.launches_on = turn
         await known.machine.launch(record, launch, epoch, secrets)
 
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
@@ -94,9 +115,11 @@ class SshHosts:
         await known.machine.order(record, attempt, orders, epoch)
 
     async def forget(self, record: Record, *, checkpoints: bool) -> None:
-        for attempt in record.attempts:
+        used = [each for each in record.attempts if written(self._home.run_dir(record.uid, each.number)) is not None]
+        hosts = {record.generation_of(each).job.instance.host or "" for each in used}
+        for attempt in used:
             await self._confirm(self._of(record, attempt), record, attempt.number)
-        for name in sorted({each.job.instance.host for each in record.generations if each.job.instance.host}):
+        for name in sorted(hosts):
             await self._at(name).machine.forget(record, checkpoints=checkpoints)
         for key in [each for each in self._mirrors if each[0] == record.uid]:
             self._mirrors.pop(key).drop()
@@ -133,4 +156,4 @@ class SshHosts:
 
     def _start(self, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._tasks is not None, "`run` isn't running"
-        self._tasks.start_soon(what)
+        self._tasks.start_soon(_again_and_again, what)

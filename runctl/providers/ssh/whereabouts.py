@@ -17,19 +17,26 @@ NAME = "host.json"
 
 
 class Whereabouts(msgspec.Struct, frozen=True):
-    """`machine_id`: "" where a host has none; `key` is the fingerprint of that by which it proves who it is."""
+    """`machine_id`: "" where a host has none; `node` is the name that it has for itself: machines behind one name may
+    share all but that. `key` is the fingerprint of one by which it proves who it is, of which it may have several.
+    """
 
     machine_id: str
+    node: str
     key: str
     home: str
 
     @classmethod
     def of(cls, up: Up) -> Whereabouts:
-        return cls(str(up.hello.get("machine_id") or ""), up.channel.identity, up.installed.home)
+        machine_id, node = (str(up.hello.get(name) or "") for name in ("machine_id", "node"))
+        return cls(machine_id, node, up.channel.identity, up.installed.home)
 
     def other_than(self, found: Whereabouts, name: str) -> str:
         """Why what is there now isn't what was meant; "" if it is."""
-        for what, was, is_ in (("machine id", self.machine_id, found.machine_id), ("key", self.key, found.key)):
+        signs = [("machine id", self.machine_id, found.machine_id), ("name", self.node, found.node)]
+        if not self.machine_id:
+            signs.append(("key", self.key, found.key))
+        for what, was, is_ in signs:
             if was != is_:
                 return (
                     f"another machine answers as {name} than the one on which this was started "
@@ -43,8 +50,8 @@ class Whereabouts(msgspec.Struct, frozen=True):
 def written(run_dir: Path) -> Whereabouts | None:
     """Those of the attempt whose directory here this is; None before its launch."""
     match read_json(str(run_dir / NAME)):
-        case {"machine_id": str(machine_id), "key": str(key), "home": str(home)}:
-            return Whereabouts(machine_id, key, home)
+        case {"machine_id": str(machine_id), "node": str(node), "key": str(key), "home": str(home)}:
+            return Whereabouts(machine_id, node, key, home)
     return None
 
 
