@@ -27,12 +27,13 @@ from runctl.manifest.job import Platform
 from runctl.manifest.load import load
 from runctl.planner.money import spent
 from runctl.planner.record import EndReason, OutcomeType, Phase, Record
-from runctl.planner.requests import CancelJob
+from runctl.planner.requests import CancelJob, DeleteJob
 from runctl.providers.local.logs import read_output
+from runctl.providers.local.provider import local_machine
 from runctl.providers.ssh.provider import SshHosts
 from runctl.reconciler import applying
 from runctl.reconciler.controller import Controller
-from runctl.store.interface import Ask, ControllerId, done
+from runctl.store.interface import Ask, ControllerId, NotFound, done
 from runctl.store.sqlite import SqliteStore
 from runctl.transports.interface import Channel
 from runctl.transports.ssh import Address, connect
@@ -77,7 +78,7 @@ class Host:
         # By how much the clock here is behind the host's.
         self.behind = timedelta(0)
 
-    def apply(self, *args: str, **fields: Any) -> str:
+    def apply(self, *args: str, replace: bool = False, **fields: Any) -> str:
         manifest: dict[str, Any] = {
             "name": "job",
             "script": "train.py",
@@ -93,8 +94,8 @@ class Host:
         loaded = load(path.read_bytes(), str(path), str(self.project))
         assert not loaded.diagnostics, loaded.diagnostics
         prepared = applying.prepare(loaded.jobs[0], self.home, os.environ)
-        proposal = applying.propose(self.store, prepared, self.now(), replace=False, rerun=False)
-        (submitted,) = applying.submit(self.store, [proposal], "me", self.now())
+        proposal = applying.propose(self.store, prepared, self.now(), replace=replace, rerun=False)
+        (submitted,) = applying.submit(self.store, [proposal], "me", self.now(), replace=replace)
         self.uids.append(submitted.uid)
         return submitted.uid
 
@@ -117,10 +118,11 @@ class Host:
     async def controller(self, **environ: str) -> AsyncIterator[None]:
         """While the context lasts; left, it is gone as if it was killed, but for its processes here."""
         self.number += 1
+        here = local_machine(self.home, os.environ)
         hosts = SshHosts(self.home, self.reach, self.now)
         me = ControllerId(pid=self.number, start="0", boot_id="b", what="test")
         made = Controller(
-            self.store, {Platform.SSH: hosts}, me, environ, self.now,
+            self.store, {Platform.SSH: hosts, Platform.LOCAL: here}, me, environ, self.now,
             trouble=self.trouble.append, companions=[hosts.run],
         )  # fmt: skip
         async with anyio.create_task_group() as tasks:
@@ -143,6 +145,13 @@ class Host:
         found = self.record(uid).outcome
         assert found is not None
         return found.type, found.exit_code
+
+    def is_gone(self, uid: str) -> bool:
+        try:
+            self.store.get(uid)
+        except NotFound:
+            return True
+        return False
 
     def processes(self) -> list[Any]:
         return processes_with("RUNCTL_HOST_LOCK_DIR", os.environ["RUNCTL_HOST_LOCK_DIR"])
@@ -375,5 +384,36 @@ def test_another_home_there_is_no_evidence(on_host: Tried, monkeypatch: pytest.M
         async with host.controller():
             assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
         assert len(host.record(uid).attempts) == 1
+
+    on_host(body)
+
+
+def test_a_job_that_moved_there_can_be_deleted(on_host: Tried) -> None:
+    """Its first attempt was on this machine: of that no other host has to know."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("100", "0.1", "0", instance={"platform": "local", "hourly_rate": "1 USD"})
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+            assert host.apply("2", "0.1", "0", replace=True, checkpoint={"resume": "never"}) == uid
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+        assert len(host.record(uid).attempts) == 2
+        done(host.store.apply([Ask(uid, DeleteJob(at=host.now(), checkpoints=True))])[0])
+        async with host.controller():
+            await host.until(lambda: host.is_gone(uid), "the end of its record")
+        assert not list(host.root.rglob(f"*{uid}*"))
+
+    on_host(body)
+
+
+def test_a_host_with_this_very_home_is_refused(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is brought here would be written over what it is brought from."""
+
+    async def body(host: Host) -> None:
+        monkeypatch.setenv("RUNCTL_HOME", str(host.home.root))
+        uid = host.apply("2", "0.1", "0")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).stopped, "that it rests")
+        assert any("has the same directory for its home" in each for each in host.told())
 
     on_host(body)
