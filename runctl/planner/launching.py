@@ -185,8 +185,8 @@ def machine_clear(record: Record, machine: MachineSeen | None, now: datetime) ->
     """May the job launch on the user's own machine, by who trains there?"""
     if machine is None:
         return Waits(Gate.LOOK, "the machine hasn't been looked at yet", now)
-    if machine.unreachable:
-        return Waits(Gate.LOOK, f"{machine.name} can't be asked: {machine.unreachable}", now + LOOK_AGAIN)
+    if machine.unready:
+        return Waits(Gate.LOOK, machine.unready, now + LOOK_AGAIN)
     busy = record.job.instance.busy
     holder = machine.holder
     if holder is not None and holder.uid == record.uid:

@@ -113,11 +113,11 @@ class Foreign(_Value, frozen=True, kw_only=True):
 
 
 class MachineSeen(_Value, frozen=True, kw_only=True):
-    """Who trains on a machine; `unreachable`: why that isn't known."""
+    """Who trains on a machine; `unready`: why nothing can be started there yet, whoever does."""
 
     as_of: datetime
     name: str
-    unreachable: str = ""
+    unready: str = ""
     holder: Holder | None = None
     foreign: tuple[Foreign, ...] = ()
 

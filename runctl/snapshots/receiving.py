@@ -74,6 +74,7 @@ def _receive(store: str, manifest: Manifest, source: BufferedReader, sink: Binar
         files.take(wanted, _Inflated(source))
         files.link()
         shutil.rmtree(files.partial, ignore_errors=True)
+        os.sync()  # of what has its name, a power cut takes nothing back
         publish(building, store, manifest)
     finally:
         os.close(lock)

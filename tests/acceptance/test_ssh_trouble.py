@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
@@ -27,7 +29,8 @@ from runctl.manifest.job import Platform
 from runctl.manifest.load import load
 from runctl.planner.money import spent
 from runctl.planner.record import EndReason, OutcomeType, Phase, Record
-from runctl.planner.requests import CancelJob, DeleteJob
+from runctl.planner.requests import CancelJob, DeleteJob, StopJob
+from runctl.providers.hosts import sending
 from runctl.providers.local.logs import read_output
 from runctl.providers.local.provider import local_machine
 from runctl.providers.ssh.provider import SshHosts
@@ -415,5 +418,36 @@ def test_a_host_with_this_very_home_is_refused(on_host: Tried, monkeypatch: pyte
         async with host.controller():
             await host.until(lambda: host.record(uid).stopped, "that it rests")
         assert any("has the same directory for its home" in each for each in host.told())
+
+    on_host(body)
+
+
+def test_large_code_travels_before_the_start(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slowly: the job waits and says how far it is, no attempt is made for it, and what is asked meanwhile is done."""
+    monkeypatch.setattr(sending, "CHUNK_BYTES", 64 * 1024)
+    pieces = sending._pieces
+
+    def slow(*of: Any) -> Iterator[tuple[bytes, int]]:
+        for piece in pieces(*of):
+            time.sleep(0.1)
+            yield piece
+
+    monkeypatch.setattr(sending, "_pieces", slow)
+
+    async def body(host: Host) -> None:
+        (host.project / "big.bin").write_bytes(Random(1).randbytes(3_000_000))
+        uid = host.apply("1", "0.1", "0")
+        async with host.controller():
+            told = "its code is on its way to box: "
+            await host.until(
+                lambda: any(told in each.message for each in host.record(uid).conditions), "a word about it"
+            )
+            assert host.record(uid).attempts == ()
+            done(host.store.apply([Ask(uid, StopJob(at=host.now(), why="test"))])[0])
+            await host.until(lambda: host.record(uid).stopped, "the stop")
+        assert host.apply("1", "0.1", "0") == uid
+        async with host.controller():
+            assert await host.outcome(uid) == (OutcomeType.SUCCEEDED, 0)
+        assert len(host.record(uid).attempts) == 1
 
     on_host(body)

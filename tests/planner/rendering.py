@@ -44,7 +44,7 @@ def _seen(observed: Observed) -> str:
         holder = f"`{machine.holder.job}`" if machine.holder else ""
         foreign = ", ".join(f"`{each.command}`" for each in machine.foreign)
         taken = f"held by {holder or foreign}" if holder or foreign else "free"
-        parts.append(f"machine {'away' if machine.unreachable else taken}")
+        parts.append(f"machine {'away' if machine.unready else taken}")
     group = observed.group
     if group.committed or group.live or group.ahead:
         names = f"live [{', '.join(group.live)}], ahead [{', '.join(group.ahead)}]"

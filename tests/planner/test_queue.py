@@ -75,7 +75,7 @@ def test_its_own_earlier_attempt_is_waited_for_under_every_policy() -> None:
 def test_a_machine_that_is_away_is_waited_for(busy: str, golden: Golden) -> None:
     """Nobody knows who trains there: under no policy is anything started, or refused."""
     life = Life(job(f"instance: {{busy: {busy}}}"))
-    life.machine = MachineSeen(as_of=life.now, name="box", unreachable="no route to host")
+    life.machine = MachineSeen(as_of=life.now, name="box", unready="box can't be asked: no route to host")
     life.see()
     assert life.job.phase is Phase.QUEUED
     assert waiting_for_text(life) == "box can't be asked: no route to host"

@@ -95,7 +95,7 @@ class Walk(JobWalk):
         }.get(kind)
         foreign = (Foreign(pid=9, command="python x.py", evidence="uses the GPU"),) if kind == "foreign" else ()
         away = "it doesn't answer" if kind == "away" else ""
-        self.machine = MachineSeen(as_of=self.now, name="box", unreachable=away, holder=held, foreign=foreign)
+        self.machine = MachineSeen(as_of=self.now, name="box", unready=away, holder=held, foreign=foreign)
         self.reconcile()
 
     @rule(trouble=st.sampled_from(("none", "none", "unreachable", "refuses", "loses", "secrets")))

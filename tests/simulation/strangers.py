@@ -70,7 +70,7 @@ class Strangers:
     def seen(self, now: datetime) -> MachineSeen:
         """What a controller of this home sees of the machine."""
         if self._host.is_unreadable():
-            return MachineSeen(as_of=now, name="this machine", unreachable="too many open files")
+            return MachineSeen(as_of=now, name="this machine", unready="too many open files")
         holder = self._host.holder
         shown = None
         if holder is not None:

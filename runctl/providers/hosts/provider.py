@@ -107,7 +107,7 @@ class HostMachine:
             foreign = tuple(await self._side.foreign())
             held_by = await self._side.holder(runs, ending_leftovers)
         except HostUnreachable as error:
-            return MachineSeen(as_of=now, name=self._name, unreachable=str(error))
+            return MachineSeen(as_of=now, name=self._name, unready=f"{self._name} can't be asked: {error}")
         holder = None if held_by is None else reading.holder(held_by, runs)
         return MachineSeen(as_of=now, name=self._name, holder=holder, foreign=foreign)
 

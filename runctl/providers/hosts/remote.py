@@ -168,11 +168,10 @@ class RemoteHost:
         up, turn = await self.link.up(), self.launches_on
         if self.link.turns != turn:
             raise HostUnreachable(f"the connection to {self.link.name} has just come back")
-        store = f"{up.installed.home}/code"
         try:
-            await send_snapshot(up.channel, up.installed.receiving(store, code_hash), self._code / code_hash)
-        except (Unreachable, ValueError) as error:
-            raise HostUnreachable(str(error)) from None
+            await self._send(up, code_hash)
+        except HostUnreachable:
+            raise
         except (ProviderError, SnapshotError, OSError) as error:
             return Answer(refused=str(error))
         if (self._now() + self._ahead).timestamp() > spec["launch_before"]:
@@ -182,7 +181,7 @@ class RemoteHost:
             up,
             "launch",
             run_dir=run_dir,
-            snapshot=f"{store}/{code_hash}",
+            snapshot=f"{up.installed.home}/code/{code_hash}",
             spec=spec,
             orders=orders,
             entry=up.installed.entry,
@@ -192,6 +191,17 @@ class RemoteHost:
             case {"refused": str(refused), "unknown": str(unknown)}:
                 return Answer(refused, unknown)
         return Answer(unknown=f"{self.link.name} doesn't say whether it has started the agent")
+
+    async def bring(self, code_hash: str, progress: Callable[[int, int], None]) -> None:
+        """See to it that the code is there. Raises ProviderError, SnapshotError and OSError."""
+        await self._send(await self.link.up(), code_hash, progress)
+
+    async def _send(self, up: Up, code_hash: str, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+        receiving = up.installed.receiving(f"{up.installed.home}/code", code_hash)
+        try:
+            await send_snapshot(up.channel, receiving, self._code / code_hash, progress)
+        except (Unreachable, ValueError) as error:
+            raise HostUnreachable(str(error)) from None
 
     async def order(self, run_dir: str, orders: Json) -> None:
         await self.link.ask("order", run_dir=run_dir, orders=orders)

@@ -15,6 +15,7 @@ from runctl.home import Home
 from runctl.planner.actions import Launch
 from runctl.planner.observed import Dead, Ended, Live, MachineSeen, Starting, Unreachable
 from runctl.planner.record import Attempt, Orders, Record
+from runctl.providers.hosts.code import Delivery
 from runctl.providers.hosts.mirror import Mirror
 from runctl.providers.hosts.provider import HostMachine, Now, utc_now
 from runctl.providers.hosts.remote import RemoteHost
@@ -61,6 +62,7 @@ class SshHosts:
         self._reach = reach
         self._now = now
         self._hosts: dict[str, _Known] = {}
+        self._deliveries: dict[tuple[str, str], Delivery] = {}
         self._mirrors: dict[tuple[str, int], Mirror] = {}
         self._tasks: TaskGroup | None = None
 
@@ -70,7 +72,12 @@ class SshHosts:
             await anyio.sleep_forever()
 
     async def machine(self, record: Record) -> MachineSeen:
-        return await self._of(record).machine.machine(record)
+        """Not ready before the code is there: an attempt's start doesn't wait for what may take long to travel."""
+        known = self._of(record)
+        seen = await known.machine.machine(record)
+        if seen.unready:
+            return seen
+        return msgspec.structs.replace(seen, unready=await self._bring(known, record.generation.source.code_hash))
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
         known, now = self._of(record, attempt), self._now()
@@ -124,6 +131,15 @@ class SshHosts:
         for key in [each for each in self._mirrors if each[0] == record.uid]:
             self._mirrors.pop(key).drop()
         await anyio.to_thread.run_sync(placement.forget, [str(self._home.job_dir(record.uid))])
+
+    async def _bring(self, known: _Known, code_hash: str) -> str:
+        """Bring the code there, if nobody does yet; what there is to say as long as it isn't there."""
+        key = known.remote.link.name, code_hash
+        delivery = self._deliveries.get(key)
+        if delivery is None or delivery.is_to_be_repeated(known.remote.link.turns):
+            delivery = self._deliveries[key] = Delivery(known.remote, code_hash)
+            self._start(delivery.run)
+        return await delivery.soon()
 
     async def _confirm(self, known: _Known, record: Record, attempt: int) -> int:
         """See to it that the host is the one on which the attempt was started, if it was; as which connection. Raises
