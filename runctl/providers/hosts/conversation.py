@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from runctl.transports.interface import Channel, Process, Unreachable, beside
 
@@ -63,6 +64,7 @@ class Conversation:
             self._long -= takes_long
             del self._waiting[number]
         if not answers:
+            await anyio.lowlevel.checkpoint()  # who is cancelled isn't told that there is no answer
             raise self._lost or Unreachable("the host is busy with what takes long, and hasn't answered")
         if "error" in answers[0]:
             raise Refused(str(answers[0]["error"])[:2000])

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from runctl.providers.hosts.conversation import Conversation, Refused, conversation
@@ -79,6 +80,8 @@ class Link:
         with anyio.move_on_after(WAIT_SECONDS):
             while self._up is None:
                 if self._why is not None:
+                    # Who is cancelled as well isn't told why: he would take it down as the last word on the host.
+                    await anyio.lowlevel.checkpoint()
                     raise HostUnreachable(self._why)
                 self._wanted.set()
                 await self._settled.wait()
