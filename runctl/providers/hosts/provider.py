@@ -53,9 +53,8 @@ class Hostside(Protocol):
 
     async def look(self, run_dir: str, run_id: str, after: int) -> Facts: ...
 
-    async def holder(self, home_runs: str, ending_leftovers: bool) -> Json | None: ...
-
-    async def foreign(self) -> Sequence[Foreign]: ...
+    async def machine(self, home_runs: str, ending_leftovers: bool) -> tuple[Json | None, Sequence[Foreign]]:
+        """Who holds it, as he has written himself down, and trainings of others."""
 
     async def end(self, pids: Collection[int]) -> None: ...
 
@@ -104,12 +103,11 @@ class HostMachine:
         now = self._now()
         try:
             runs = str((await self._side.reach()).runs)
-            foreign = tuple(await self._side.foreign())
-            held_by = await self._side.holder(runs, ending_leftovers)
+            held_by, foreign = await self._side.machine(runs, ending_leftovers)
         except HostUnreachable as error:
             return MachineSeen(as_of=now, name=self._name, unready=f"{self._name} can't be asked: {error}")
         holder = None if held_by is None else reading.holder(held_by, runs)
-        return MachineSeen(as_of=now, name=self._name, holder=holder, foreign=foreign)
+        return MachineSeen(as_of=now, name=self._name, holder=holder, foreign=tuple(foreign))
 
     async def look(self, record: Record, attempt: Attempt) -> Sight:
         now = self._now()

@@ -125,24 +125,13 @@ class RemoteHost:
             pass
         raise HostUnreachable(f"{self.link.name}: what it answers is no log")
 
-    async def holder(self, home_runs: str, ending_leftovers: bool) -> Json | None:
-        answer = await self._machine(home_runs, ending_leftovers)
-        return answer["holder"] if isinstance(answer.get("holder"), dict) else None
-
-    async def foreign(self) -> Sequence[Foreign]:
-        answer = await self._machine(str((await self.reach()).runs), False)
-        found = answer.get("foreign")
-        return tuple(
-            Foreign(pid=pid, command=command, evidence=evidence)
-            for each in (found if isinstance(found, list) else [])
-            for pid, command, evidence in [_foreign(each)]
-        )
-
-    async def _machine(self, home_runs: str, ending_leftovers: bool) -> Json:
+    async def machine(self, home_runs: str, ending_leftovers: bool) -> tuple[Json | None, Sequence[Foreign]]:
         answer = await self.link.ask("machine", home_runs=home_runs, ending_leftovers=ending_leftovers)
         if not isinstance(answer, dict):
             raise ProviderError(f"{self.link.name} doesn't say who trains there")
-        return answer
+        holder, foreign = answer.get("holder"), answer.get("foreign")
+        found = foreign if isinstance(foreign, list) else []
+        return holder if isinstance(holder, dict) else None, tuple(map(_foreign, found))
 
     async def has(self, up: Up, path: str) -> bool:
         return await self.link.asked(up, "exists", path=path) is True
@@ -241,8 +230,8 @@ def _interpreter(value: object) -> Interpreter | None:
     return None
 
 
-def _foreign(value: object) -> tuple[int, str, str]:
+def _foreign(value: object) -> Foreign:
     match value:
         case {"pid": int(pid), "command": str(command), "evidence": str(evidence)}:
-            return pid, command[:500], evidence[:500]
+            return Foreign(pid=pid, command=command[:500], evidence=evidence[:500])
     raise ProviderError("the host names no process where one is to be")

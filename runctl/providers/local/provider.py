@@ -63,10 +63,11 @@ class ThisMachine:
     async def look(self, run_dir: str, run_id: str, after: int) -> Facts:
         return hostside.look(run_dir, run_id, after)
 
-    async def holder(self, home_runs: str, ending_leftovers: bool) -> dict[str, Any] | None:
-        return hostside.holder(home_runs, ending_leftovers)
+    async def machine(self, home_runs: str, ending_leftovers: bool) -> tuple[dict[str, Any] | None, Sequence[Foreign]]:
+        foreign = await self._foreign()
+        return hostside.holder(home_runs, ending_leftovers), foreign
 
-    async def foreign(self) -> Sequence[Foreign]:
+    async def _foreign(self) -> Sequence[Foreign]:
         # An administrator who divides the machine has said that others' trainings are on other hosts.
         if DIRECTORY_VARIABLE in self._environ:
             return ()
