@@ -13,7 +13,6 @@ import os
 import platform
 import select
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from runctl.agent import clocks, hostlock, hostside, placement, processes
 from runctl.agent.files import write_all
-from runctl.agent.transcript import read_output, read_setup
+from runctl.agent.transcript import read_journal, read_output, read_setup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,28 +121,13 @@ def tail(run_dir: str, output: int, setup: int, journal: int) -> Json:
     return {
         "output": _text(read_output(place, output, MOST_OF_A_LOG)),
         "setup": _text(read_setup(place, setup, MOST_OF_A_LOG)),
-        "journal": _text(_read(f"{run_dir}/checkpoints.jsonl", journal)),
+        "journal": _text(read_journal(place, journal, MOST_OF_A_LOG)),
         "state": hostside.read_json(f"{run_dir}/state.json"),
     }
 
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def _read(path: str, offset: int) -> bytes:
-    """Whole lines of a file that only grows."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
-        data = os.pread(descriptor, MOST_OF_A_LOG, offset)
-        return data[: data.rfind(b"\n") + 1]
-    finally:
-        os.close(descriptor)
 
 
 def look(run_dir: str, run_id: str, after: int) -> Json:

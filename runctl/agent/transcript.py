@@ -123,6 +123,13 @@ def read_setup(run_dir: Path, offset: int, limit: int = READ_BYTES) -> bytes:
         return b"" if fd is None else os.pread(fd, limit, offset)
 
 
+def read_journal(run_dir: Path, offset: int, limit: int = READ_BYTES) -> bytes:
+    """As `read_output`, whole lines of the journal of checkpoints, which only grows."""
+    with _opened(run_dir / "checkpoints.jsonl") as fd:
+        data = b"" if fd is None else os.pread(fd, limit, offset)
+    return data[: data.rfind(b"\n") + 1]
+
+
 def setup_end(run_dir: Path) -> int:
     with _opened(run_dir / "setup.log") as fd:
         return 0 if fd is None else os.fstat(fd).st_size
