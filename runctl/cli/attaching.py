@@ -22,6 +22,7 @@ from runctl.cli.watching import Left, Until, watch
 from runctl.home import Home
 from runctl.planner.reapply import Reapply
 from runctl.planner.record import Desired, Phase, Record
+from runctl.planner.reminders import unheard
 from runctl.reconciler.applying import Submitted
 from runctl.reconciler.background import ensure_background
 from runctl.store.interface import NotFound, Store
@@ -53,6 +54,8 @@ def attend(
         hand_over(home, store, followers)
         return _detached(followers, output, "a controller in the background has")
     until = Until.RESTED if stay is Stay.TO_THE_END else Until.ACKNOWLEDGED
+    if until is Until.RESTED:
+        say_unheard(followers)
     try:
         left = watch(
             home, store, followers, _view(followers, output), until=until, timeout=timeout, environ=os.environ,
@@ -179,6 +182,7 @@ def _detached(followers: Sequence[Follower], output: TextOrJson, how: str) -> Ex
     if output is TextOrJson.TEXT:
         names = " ".join(clean(each.record.name) for each in followers)
         verb = _what_becomes(followers)
+        say_unheard(followers)
         state = ", ".join(sorted({each.record.phase.value for each in followers}))
         if any(each.record.phase is Phase.QUEUED for each in followers):
             state += ": waiting for the machine"
@@ -196,6 +200,13 @@ def _what_becomes(followers: Sequence[Follower]) -> str:
     if asked <= {Desired.CANCELLED, Desired.DELETED}:
         return "is being cancelled"
     return "goes on" if len(followers) == 1 else "go on"
+
+
+def say_unheard(followers: Sequence[Follower]) -> None:
+    """Warn of hosts that can't be asked now: what is asked of their jobs waits."""
+    for each in followers:
+        for text in unheard(each.record):
+            say(clean(f"warning: {each.record.name}: {text}"))
 
 
 def _trouble(message: str) -> None:

@@ -61,4 +61,12 @@ Rerun = Annotated[bool, typer.Option("--rerun", help="Start a new run of a finis
 Timeout = Annotated[
     str | None, typer.Option("--timeout", metavar="DURATION", help="Stop waiting after this long; the job goes on.")
 ]
+AssumeDead = Annotated[
+    bool,
+    typer.Option(
+        "--assume-dead",
+        help="Vouch that a host that can't be asked never comes back: an attempt there counts as lost, "
+        "and as billed for as long as it was let go on.",
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runctl.cli.choices import JobNames, Timeout, Yes
+from runctl.cli.choices import AssumeDead, JobNames, Timeout, Yes
 from runctl.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Stay until it is d
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept with the job's events.")]
 
 
-def stop(names: JobNames, why: Why = "stopped by the user", wait: Wait = True, timeout: Timeout = None) -> int:
+def stop(
+    names: JobNames,
+    why: Why = "stopped by the user",
+    assume_dead: AssumeDead = False,
+    wait: Wait = True,
+    timeout: Timeout = None,
+) -> int:
     """The training saves a checkpoint first. Applying the manifest again goes on from it."""
     from datetime import UTC, datetime
 
@@ -39,10 +45,16 @@ def stop(names: JobNames, why: Why = "stopped by the user", wait: Wait = True, t
         wanted = [each.record for each in find_all(store, names)]
         live = [each for each in wanted if not _at_rest(each)]
         _skip(wanted, live)
-        return _ask(home, store, live, StopJob(at=datetime.now(UTC), why=why), wait, span)
+        return _ask(home, store, live, StopJob(at=datetime.now(UTC), why=why), wait, span, assume_dead)
 
 
-def cancel(names: JobNames, why: Why = "cancelled by the user", wait: Wait = True, timeout: Timeout = None) -> int:
+def cancel(
+    names: JobNames,
+    why: Why = "cancelled by the user",
+    assume_dead: AssumeDead = False,
+    wait: Wait = True,
+    timeout: Timeout = None,
+) -> int:
     """The training saves a checkpoint first; checkpoints, logs and the record stay."""
     from datetime import UTC, datetime
 
@@ -55,7 +67,7 @@ def cancel(names: JobNames, why: Why = "cancelled by the user", wait: Wait = Tru
         wanted = [each.record for each in find_all(store, names)]
         unfinished = [each for each in wanted if not each.finished]
         _skip(wanted, unfinished)
-        return _ask(home, store, unfinished, CancelJob(at=datetime.now(UTC), why=why), wait, span)
+        return _ask(home, store, unfinished, CancelJob(at=datetime.now(UTC), why=why), wait, span, assume_dead)
 
 
 def delete(
@@ -65,6 +77,7 @@ def delete(
     ] = False,
     yes: Yes = False,
     force: Annotated[bool, typer.Option("--force", help="Even if work that isn't saved may be lost.")] = False,
+    assume_dead: AssumeDead = False,
     wait: Wait = True,
     timeout: Timeout = None,
 ) -> int:
@@ -73,6 +86,7 @@ def delete(
 
     from runctl.cli.jobs import find_all, opened
     from runctl.cli.sight import look
+    from runctl.cli.streams import clean_line, say
     from runctl.cli.waiting import parse_timeout
     from runctl.planner.requests import DeleteJob
 
@@ -83,7 +97,11 @@ def delete(
             _refuse_to_lose(sights)
         _confirm(sights, checkpoints=checkpoints, yes=yes)
         records = [each.record for each in sights]
-        code = _ask(home, store, records, DeleteJob(at=now, checkpoints=checkpoints), wait, span)
+        left = _left_there(home, records) if assume_dead else []
+        request = DeleteJob(at=now, checkpoints=checkpoints, vouched=assume_dead)
+        code = _ask(home, store, records, request, wait, span, assume_dead)
+        for place in left:
+            say(clean_line(f"not removed, if it couldn't be asked: {place}"))
         if not checkpoints and code is ExitCode.OK and wait:
             _say_where(home, sights)
         return code
@@ -101,17 +119,30 @@ def _with_earlier(store: Store, found: Sequence[Versioned]) -> list[Versioned]:
 
 
 def _ask(
-    home: Home, store: Store, records: Sequence[Record], request: Request, wait: bool, timeout: timedelta | None
+    home: Home,
+    store: Store,
+    records: Sequence[Record],
+    request: Request,
+    wait: bool,
+    timeout: timedelta | None,
+    assume_dead: bool,
 ) -> ExitCode:
     """Put the request to each job, durably; then see to it that somebody answers, or answer it here and watch."""
-    from runctl.cli.attaching import follow_quietly, hand_over
+    from runctl.cli.attaching import follow_quietly, hand_over, say_unheard
+    from runctl.planner.requests import AssumeDead
     from runctl.store.interface import Ask, done
 
     if not records:
         return ExitCode.OK
+    asks = [Ask(each.uid, request) for each in records]
+    if assume_dead:
+        live = [(each.uid, each.live.number) for each in records if each.live is not None]
+        asks = [*(Ask(uid, AssumeDead(at=request.at, attempt=number)) for uid, number in live), *asks]
     followers = [follow_quietly(home, store, each) for each in records]
-    for follower, receipt in zip(followers, store.apply([Ask(each.uid, request) for each in records]), strict=True):
+    for follower, receipt in zip(followers, store.apply(asks)[-len(records) :], strict=True):
         follower.await_answer(done(receipt))
+    if not assume_dead:
+        say_unheard(followers)
     if not wait:
         hand_over(home, store, followers)
         return ExitCode.OK
@@ -214,6 +245,13 @@ def _confirm(sights: Sequence[Sight], *, checkpoints: bool, yes: bool) -> None:
         question = f"Delete {named}, with logs and history? Durable checkpoints are kept."
     if not typer.confirm(clean_line(question), err=True):
         raise Failure(ExitCode.CANCELLED_OR_STOPPED, "not deleted", now="nothing was changed")
+
+
+def _left_there(home: Home, records: Sequence[Record]) -> list[str]:
+    """Where on other hosts something of the jobs lies: the hosts' names for people, and paths there."""
+    from runctl.providers.ssh.whereabouts import places
+
+    return [place for each in records for place in places(home, each)]
 
 
 def _say_where(home: Home, sights: Sequence[Sight]) -> None:

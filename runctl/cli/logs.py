@@ -39,7 +39,8 @@ def logs(
     Following survives rotation, restarts of anything and further attempts, without losing or repeating a byte.
     """
     from runctl.cli.jobs import find, opened_to_read
-    from runctl.cli.streams import say
+    from runctl.cli.streams import clean, say
+    from runctl.planner.reminders import unheard
 
     with opened_to_read() as (home, store):
         record = find(store, name).record
@@ -51,6 +52,9 @@ def logs(
         if not record.attempts and not follow:
             say("nothing was started yet")
             return ExitCode.OK
+        if follow:
+            for text in unheard(record):
+                say(clean(f"warning: {text}"))
         first = attempt or (max(1, len(record.attempts)) if tail is not None else 1)
         _Printer(home, store, record, first, only=attempt is not None, setup=setup).run(tail, follow=follow)
     return ExitCode.OK

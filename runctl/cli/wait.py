@@ -13,7 +13,7 @@ def wait(names: JobNames, timeout: Timeout = None, output: Output = TextOrJson.T
     """
     import os
 
-    from runctl.cli.attaching import conclude, follow_quietly, hand_over, view_without_output
+    from runctl.cli.attaching import conclude, follow_quietly, hand_over, say_unheard, view_without_output
     from runctl.cli.jobs import find_all, opened
     from runctl.cli.waiting import parse_timeout
     from runctl.cli.watching import Left, Until, watch
@@ -22,6 +22,7 @@ def wait(names: JobNames, timeout: Timeout = None, output: Output = TextOrJson.T
     with opened() as (home, store):
         followers = [follow_quietly(home, store, each.record) for each in find_all(store, names)]
         hand_over(home, store, followers)
+        say_unheard(followers)
         view = view_without_output(followers, output)
         left = watch(home, store, followers, view, until=Until.RESTED, timeout=span)
         match left:

@@ -54,10 +54,11 @@ class AskToStop(_Action, frozen=True, kw_only=True):
 
 
 class Forget(_Action, frozen=True, kw_only=True):
-    """Remove the job's run directories; with `checkpoints` its durable checkpoints, too. In all it has cost `spent`
-    micro-dollars."""
+    """Remove the job's run directories; with `checkpoints` its durable checkpoints, too. What lies on a host that can't
+    be asked is left there if that is `vouched` for. In all the job has cost `spent` micro-dollars."""
 
     checkpoints: bool
+    vouched: bool = False
     spent: int = 0
 
 

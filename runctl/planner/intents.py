@@ -13,6 +13,7 @@ from runctl.planner.observed import Observed
 from runctl.planner.passing import Pass
 from runctl.planner.reapply import Change, Reapply, decide
 from runctl.planner.record import Attempt, Desired, Generation, Record
+from runctl.planner.removing import DELETE_CHECKPOINTS, VOUCHED
 from runctl.planner.requests import Apply, Asked, AssumeDead, CancelJob, DeleteJob, Request, StopJob
 
 
@@ -45,7 +46,8 @@ def _answer(step: Pass, request: Request) -> Pass:
                 return step
             return step.to(desired=Desired.CANCELLED).say("Normal", "CancelRequested", request.why)
         case DeleteJob():
-            reminders = {**step.record.reminders, **({"delete-checkpoints": step.now} if request.checkpoints else {})}
+            told = {DELETE_CHECKPOINTS: request.checkpoints, VOUCHED: request.vouched}
+            reminders = {**step.record.reminders, **{key: step.now for key, is_so in told.items() if is_so}}
             return step.to(desired=Desired.DELETED, reminders=reminders).say(
                 "Normal", "DeleteRequested", "delete requested"
             )

@@ -316,8 +316,8 @@ def _idempotence(case: _Case) -> Iterator[Finding]:
         case.observed, requests=(), launch_failed=None, attempt=case.observed.attempt if same else None
     )
     again = replan(case.after, seen, case.now)
-    if again.record is None and case.before.desired is not Desired.DELETED:
-        return  # what can't be taken back waits for the store
+    if again.record is None and (case.before.desired is not Desired.DELETED or seen.not_forgotten is not None):
+        return  # what can't be taken back waits for the store, and what has failed for its being said
     if again.record != case.after:
         yield "planning again changes the record again"
     if again.events:

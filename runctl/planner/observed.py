@@ -178,7 +178,8 @@ class Observed(_Value, frozen=True, kw_only=True):
     """`attempt` is of the live attempt, None when there is none; `machine` is None when nobody needed to look, as are
     `listing` and `offers`, which are of rented machines (offers in the order of the manifest's preference). Before
     `rent_from` others are to ask for machines first. `missing_secrets` are those that this controller hasn't got, of
-    any spec of the job and of those that were applied to it just now."""
+    any spec of the job and of those that were applied to it just now. `not_forgotten`: why what the job left
+    couldn't be removed when that was tried last."""
 
     attempt: AttemptSeen | None = None
     machine: MachineSeen | None = None
@@ -191,6 +192,7 @@ class Observed(_Value, frozen=True, kw_only=True):
     offers: tuple[Offer, ...] | None = None
     rent_from: datetime | None = None
     rent_answer: RentAnswer | None = None
+    not_forgotten: str | None = None
 
     def lacks(self, job: Job) -> tuple[str, ...]:
         """The secrets of this spec without which it can't be launched from here."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from runctl.planner.actions import Forget, Plan
+from runctl.planner.actions import Plan
 from runctl.planner.intents import absorb
 from runctl.planner.launching import launch
 from runctl.planner.machines import take_in_machines
-from runctl.planner.money import spent
 from runctl.planner.observed import Observed
 from runctl.planner.ordering import give_orders
 from runctl.planner.passing import Pass
-from runctl.planner.record import Desired, Record
+from runctl.planner.record import Record
 from runctl.planner.releasing import release
 from runctl.planner.reminders import remind
+from runctl.planner.removing import remove
 from runctl.planner.seeing import take_in
 from runctl.planner.status import describe
 from runctl.planner.verdict import conclude
@@ -29,13 +29,7 @@ def plan(record: Record, observed: Observed, now: datetime) -> Plan:
     step = Pass(record=record, observed=observed, now=now)
     for phase in (absorb, take_in_machines, take_in, conclude, give_orders, launch, release, remind, describe):
         step = phase(step)
-    # A controller that has slept may plan from a record of before the last attempt: what can't be taken back waits
-    # until the store has taken down from the one who cares for the job that it is to be gone.
-    asked = record.desired is Desired.DELETED
-    gone = asked and step.record.live is None and not step.record.unreleased
-    if gone:
-        checkpoints = "delete-checkpoints" in step.record.reminders
-        step = step.do(Forget(checkpoints=checkpoints, spent=spent(step.record, now)))
+    step, gone = remove(step, record)
     return Plan(
         record=None if gone else step.record,
         actions=step.actions,

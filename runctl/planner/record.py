@@ -209,8 +209,9 @@ class Attempt(_Value, frozen=True, kw_only=True):
     """One launch. It exists, durably, before the launch is sent (`intended_at`), and is over when `end` is set.
 
     `reserved` is the worst case in micro-dollars, held until the end is seen. Past `launch_before` one may look
-    for the attempt, but not send it again. `granted_until` is the latest instant to which any of its orders let it go
-    on, since nobody knows which of them reached it; None if some let it go on for ever.
+    for the attempt, but not send it again. `delivered` is the serial of the orders that were last seen to lie where
+    its agent reads them. `granted_until` is the latest instant to which any of its orders let it go on, since nobody
+    knows which of them reached it; None if some let it go on for ever.
     """
 
     number: int
@@ -229,6 +230,7 @@ class Attempt(_Value, frozen=True, kw_only=True):
     active: float = 0.0
     durable: int = 0
     events_seen: int = 0
+    delivered: int = 0
     granted_until: datetime | None = None
 
 

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 
 from runctl.manifest.quantities import Money, Share, format_duration, format_money
 from runctl.planner.money import Rate, allowance, cost_of, rate_now, spent, time_for
+from runctl.planner.observed import Live, Unreachable
 from runctl.planner.passing import Pass
-from runctl.planner.record import Attempt, Record
+from runctl.planner.record import Attempt, ConditionType, Record
 
 LONG_RUNNING = timedelta(hours=24)
 DEAR_WITHOUT_CAP = 10_000_000
@@ -15,13 +16,20 @@ DEAR_PER_HOUR = 5_000_000
 # A checkpoint policy may be laxer than this; the reminder isn't.
 STALE_CHECKPOINT = timedelta(hours=1)
 LONGEST_PAUSE = timedelta(hours=8)
+# A host that is away for less is a connection that has to be made anew.
+AWAY = timedelta(seconds=20)
+
+# The reasons of conditions.
+UNREACHABLE = "Unreachable"
+NOT_DELIVERED = "NotDelivered"
 
 
 def remind(step: Pass) -> Pass:
     """Emit what is due and wake for what comes next."""
-    if step.record.live is None or step.record.live.started_at is None:
+    live = step.record.live
+    if live is None or live.started_at is None:
         return step
-    return _checkpoint(_uptime(_thresholds(_rate(_forget_old(step, step.record.live.number)))))
+    return _checkpoint(_uptime(_thresholds(_rate(_away(_forget_old(step, live.number), live)))))
 
 
 def standing(record: Record, now: datetime) -> tuple[str, ...]:
@@ -29,7 +37,7 @@ def standing(record: Record, now: datetime) -> tuple[str, ...]:
     live = record.live
     if live is None or live.started_at is None:
         return ()
-    found: list[str] = []
+    found = [*unheard(record)]
     rate, cap = rate_now(record), record.job.cost.cap
     if rate is not None and rate.hourly > DEAR_PER_HOUR:
         found.append(_dear(rate))
@@ -45,6 +53,17 @@ def standing(record: Record, now: datetime) -> tuple[str, ...]:
     if age is not None and age >= _first_mark(record):
         found.append(_stale(record, age))
     return tuple(found)
+
+
+def unheard(record: Record) -> tuple[str, ...]:
+    """What a live attempt hasn't been told, or can't be, because its host can't be asked; by the last look at it."""
+    if record.live is None:
+        return ()
+    said = {each.reason: each.message for each in record.conditions}
+    away = f"its host can't be asked, and its agent keeps to what it was last told: {said.get(UNREACHABLE)}"
+    return tuple(
+        text for reason, text in ((UNREACHABLE, away), (NOT_DELIVERED, said.get(NOT_DELIVERED, ""))) if reason in said
+    )
 
 
 def checkpoint_age(record: Record, now: datetime) -> timedelta | None:
@@ -91,13 +110,34 @@ def _stale(record: Record, age: timedelta) -> str:
 
 def _forget_old(step: Pass, attempt: int) -> Pass:
     """Drop what was said of earlier attempts and checkpoints: it isn't said of them again."""
-    current = (f"uptime:{attempt}", _stale_key(step.record, attempt))
+    current = (f"uptime:{attempt}", f"away:{attempt}", _stale_key(step.record, attempt))
     kept = {
         key: at
         for key, at in step.record.reminders.items()
-        if key in current or not key.startswith(("uptime:", "stale:"))
+        if key in current or not key.startswith(("uptime:", "away:", "stale:"))
     }
     return step if len(kept) == len(step.record.reminders) else step.to(reminders=kept)
+
+
+def _away(step: Pass, live: Attempt) -> Pass:
+    """Say once that the attempt's host can't be asked, when that lasts; and that it can again."""
+    key = f"away:{live.number}"
+    match step.observed.attempt:
+        case Unreachable(why=why):
+            message = f"{why}; meanwhile its agent keeps to what it was last told"
+            return _once(step, key, _unknown_since(step) + AWAY, "HostAway", message)
+        case Live() if key in step.record.reminders:
+            left = {each: at for each, at in step.record.reminders.items() if each != key}
+            return step.to(reminders=left).say("Normal", "HostBack", f"attempt {live.number} goes on there")
+    return step
+
+
+def _unknown_since(step: Pass) -> datetime:
+    """Since when nobody has known whether the agent lives, as the last pass left it; now, if that is news."""
+    for each in step.record.conditions:
+        if each.type is ConditionType.REACHABLE and each.status == "Unknown":
+            return each.last_transition_time
+    return step.now
 
 
 def _once(step: Pass, key: str, due: datetime, reason: str, message: str) -> Pass:

@@ -33,7 +33,10 @@ class CancelJob(_Request, frozen=True, kw_only=True):
 
 
 class DeleteJob(_Request, frozen=True, kw_only=True):
+    """`vouched`: a host that can't be asked never comes back, and what the job left there isn't waited for."""
+
     checkpoints: bool
+    vouched: bool = False
 
 
 class AssumeDead(_Request, frozen=True, kw_only=True):

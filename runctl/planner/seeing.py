@@ -142,6 +142,7 @@ def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
             draining=seen.drain,
             durable=seen.durable,
             resume=seen.resumed_instead or now.resume,
+            delivered=seen.serial,
         )
     )
 

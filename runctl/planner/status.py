@@ -7,11 +7,11 @@ from typing import Literal
 
 from runctl.manifest.quantities import format_money
 from runctl.planner.launching import Gate, Go, Waits, clear
-from runctl.planner.money import spent
+from runctl.planner.money import CAP_MARGIN, spent
 from runctl.planner.observed import Live, Starting, Unreachable
 from runctl.planner.passing import Pass
 from runctl.planner.record import Condition, ConditionType, OutcomeType, Phase
-from runctl.planner.reminders import checkpoint_age
+from runctl.planner.reminders import NOT_DELIVERED, UNREACHABLE, checkpoint_age
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -119,7 +119,7 @@ def _reachable(step: Pass) -> Finding:
         case Live():
             return "True", "AgentAlive", ""
         case Unreachable(why=why):
-            return "Unknown", "Unreachable", why
+            return "Unknown", UNREACHABLE, why
         case Starting() if live.training_at is not None:
             return "False", AGENT_DIED, "its agent has died: what it saved last is made durable before it goes on"
         case _:
@@ -168,7 +168,30 @@ def _budget(step: Pass) -> Finding:
             "CapReached",
             f"{format_money(spent(step.record, step.now))} spent, {caps or 'cap lifted since'}",
         )
-    return ("True", "WithinCap", caps) if caps else ("Unknown", "NoCap", "")
+    if not caps:
+        return "Unknown", "NoCap", ""
+    loose = _beyond_reach(step)
+    return (
+        ("Unknown", NOT_DELIVERED, f"{caps}, of which its agent hasn't heard: {loose}")
+        if loose
+        else ("True", "WithinCap", caps)
+    )
+
+
+def _beyond_reach(step: Pass) -> str:
+    """What an attempt may cost by earlier orders, while its agent can't be told of a lower cap; "" if no more."""
+    live = step.record.live
+    if live is None or not isinstance(step.observed.attempt, Unreachable) or live.delivered == live.orders.serial:
+        return ""
+    money = live.orders.limits.money
+    if money is None or step.record.rental_of(live) is not None:  # a rented machine is ended without its agent
+        return ""
+    if live.granted_until is None:
+        return "until its host can be reached, nothing ends it for its cost"
+    if live.granted_until <= max(money.until, step.now):
+        return ""
+    most = spent(step.record, live.granted_until + CAP_MARGIN)
+    return f"it may spend up to {format_money(most)} in all before it ends by itself"
 
 
 def _released(step: Pass) -> Finding:

@@ -68,8 +68,10 @@ class Provider(Protocol):
     async def order(self, record: Record, attempt: int, orders: Orders, epoch: int) -> None:
         """Lay orders where the attempt's agent reads them. Raises `ProviderError` if that failed."""
 
-    async def forget(self, record: Record, *, checkpoints: bool) -> None:
-        """Remove what the job left on its machine: run directories, and with `checkpoints` the durable ones, too."""
+    async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
+        """Remove what the job left on its machines: run directories, and with `checkpoints` the durable ones, too. What
+        is on a machine that can't be asked stays there if it is `vouched` that this one never comes back. Raises
+        `ProviderError`."""
 
 
 class Tagged(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from traceback import format_exception
 from typing import Any, assert_never
 
 import anyio
+import anyio.lowlevel
 import msgspec
 
 from runctl.manifest.job import Platform
@@ -17,6 +18,7 @@ from runctl.planner.money import HELPLESS_MARGIN, reserves_more
 from runctl.planner.observed import GroupSeen, LaunchFailed, MachineSeen, Observed, RentAnswer
 from runctl.planner.plan import plan
 from runctl.planner.record import Attempt, Desired, Record
+from runctl.planner.removing import WAITS
 from runctl.planner.requests import Apply, Asked, StopJob
 from runctl.providers.interface import Cloud, LaunchRefused, Provider, ProviderError
 from runctl.reconciler.group_commit import GroupCommit
@@ -65,6 +67,7 @@ class Held(msgspec.Struct):
     glance: object = None
     failed: LaunchFailed | None = None
     answer: RentAnswer | None = None
+    not_forgotten: str | None = None
 
 
 class Controller:
@@ -261,6 +264,11 @@ class Controller:
         await self._persist(held, made, observed.group)
         for action in made.actions:
             await self._execute(held, action)
+        if held.not_forgotten is not None:
+            self._queue.add_at(uid, self._clock() + STORE_RETRY)
+            if WAITS not in record.reminders:
+                self._queue.add(uid)
+            return
         if made.record is None:
             cost = sum(action.spent for action in made.actions if isinstance(action, Forget))
             await self._commit.apply(Remove(uid, held.versioned.version, held.epoch, record.group, cost))
@@ -337,6 +345,7 @@ class Controller:
         machine = await self._machine(anticipate(record, requests, now))
         failed, held.failed = held.failed, None
         answer, held.answer = held.answer, None
+        not_forgotten, held.not_forgotten = held.not_forgotten, None
         rent_from = self._renting.turn(record, now)
         return Observed(
             attempt=sight.attempt if sight else None,
@@ -350,6 +359,7 @@ class Controller:
             offers=await self._renting.offers(record) if rent_from is None else None,
             rent_from=rent_from,
             rent_answer=answer,
+            not_forgotten=not_forgotten,
         )
 
     async def _machine(self, record: Record) -> MachineSeen | None:
@@ -396,6 +406,8 @@ class Controller:
                     provider = self._provider(record, record.attempts[number - 1])
                     await provider.order(record, number, orders, held.epoch)
                 except ProviderError as error:
+                    # Who was cancelled in the midst of it says nothing: whoever goes on makes it good.
+                    await anyio.lowlevel.checkpoint()
                     self._trouble(f"orders for `{record.name}` couldn't be written: {error}")
                     self._queue.add_at(record.uid, self._clock() + STORE_RETRY)
             case AskToStop(uid=other, why=why):
@@ -405,10 +417,14 @@ class Controller:
                     await self._commit.apply(Ask(other, request, sake))
                 except NotFound:
                     pass
-            case Forget(checkpoints=checkpoints):
-                # What is known of other hosts lies in this home, and is needed until they have forgotten.
-                for platform in sorted(record.platforms, key=lambda each: (each is Platform.LOCAL, each)):
-                    await self._providers[platform].forget(record, checkpoints=checkpoints)
+            case Forget(checkpoints=checkpoints, vouched=vouched):
+                try:
+                    # What is known of other hosts lies in this home, and is needed until they have forgotten.
+                    for platform in sorted(record.platforms, key=lambda each: (each is Platform.LOCAL, each)):
+                        await self._providers[platform].forget(record, checkpoints=checkpoints, vouched=vouched)
+                except ProviderError as error:
+                    self._trouble(f"what `{record.name}` left can't be removed: {error}")
+                    held.not_forgotten = str(error)
             case _:  # pragma: no cover
                 assert_never(action)
 

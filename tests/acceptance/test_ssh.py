@@ -4,6 +4,7 @@ server of its own that runs real processes.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,3 +145,50 @@ def test_a_host_that_is_not_known_is_refused_and_waited_for(machine: Machine, ho
     known.write_text(line)
     assert machine.run("wait", "job").code == 0
     assert any(each["reason"] == "Succeeded" for each in events(machine))
+
+
+def test_a_host_that_is_gone_is_said_and_can_be_left(machine: Machine, host: Host) -> None:
+    """Its job can be deleted only when the user vouches that it never comes back; where what stays there lies is said,
+    and until then why nothing goes on."""
+    machine.run("apply", far(machine, steps=600), "--no-wait")
+    machine.until(lambda: machine.told("saved"), "a checkpoint")
+    host.end()
+    asked = machine.start("stop", "job")
+    machine.until(lambda: "HostAway" in machine.printed(asked), "a word about it")
+    asked.send_signal(signal.SIGTERM)
+    asked.wait(20)
+    assert any("its host can't be asked" in each for each in machine.status()["warnings"])
+    done = machine.run("wait", "job", "--timeout", "1s")
+    assert done.code == 8
+    assert "warning: job: its host can't be asked" in done.err
+    done = machine.run("stop", "job", "--assume-dead")
+    assert done.code == 0, done
+    assert machine.status()["attempts"][0]["reason"] == "lost"
+    deleting = machine.start("delete", "job", "--yes")
+    machine.until(lambda: "RemovalWaits: what it left can't be removed" in machine.printed(deleting), "why it waits")
+    deleting.send_signal(signal.SIGTERM)
+    deleting.wait(20)
+    done = machine.run("delete", "job", "--yes", "--assume-dead")
+    assert done.code == 0, done
+    assert f"not removed, if it couldn't be asked: box:{host.home}/runs/" in done.err
+    assert machine.run("status", "job").code != 0
+
+
+def test_promise_1_a_lower_cap_that_cannot_be_told_is_not_said_to_hold(machine: Machine, host: Host) -> None:
+    """Not by apply, nor by status: the agent on the host goes on by the cap that it knows."""
+    priced = {"host": "box", "hourly_rate": "36 USD"}
+    manifest = machine.training(600, 0.1, 0, instance=priced, cost={"cap": "5 USD"}).name
+    machine.run("apply", manifest, "--no-wait")
+    machine.until(lambda: machine.told("saved"), "a checkpoint")
+    host.end()
+    machine.training(600, 0.1, 0, instance=priced, cost={"cap": "1 USD"})
+    machine.run("apply", manifest, "--no-wait")
+
+    def budget() -> dict[str, Any]:
+        (found,) = [each for each in machine.status()["conditions"] if each["type"] == "WithinBudget"]
+        return found
+
+    machine.until(lambda: budget()["reason"] == "NotDelivered", "that the cap isn't known there")
+    assert budget()["status"] == "Unknown"
+    assert "cap 1 USD, of which its agent hasn't heard: it may spend up to 5.00 USD" in budget()["message"]
+    assert "may spend up to 5.00 USD" in machine.run("status", "job").out

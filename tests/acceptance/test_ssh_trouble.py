@@ -369,8 +369,9 @@ def test_another_machine_is_no_evidence(on_host: Tried) -> None:
     on_host(body)
 
 
-def test_another_home_there_is_no_evidence(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the usual one can't be written any more: what runs in it isn't started a second time."""
+def test_what_began_in_another_home_there_is_looked_at_in_it(on_host: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the usual one couldn't be written for a time: it isn't started a second time, its end is seen, and it
+    can be deleted."""
 
     async def body(host: Host) -> None:
         uid = host.apply("30", "0.1", "7")
@@ -378,12 +379,34 @@ def test_another_home_there_is_no_evidence(on_host: Tried, monkeypatch: pytest.M
             await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
         monkeypatch.setenv("RUNCTL_HOME", str(host.root / "elsewhere"))
         async with host.controller():
-            unreachable = f"what was started there is in `{host.there}`"
+            assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
+        assert len(host.record(uid).attempts) == 1
+        assert list(host.there.rglob(f"*{uid}*"))
+        done(host.store.apply([Ask(uid, DeleteJob(at=host.now(), checkpoints=True))])[0])
+        async with host.controller():
+            await host.until(lambda: host.is_gone(uid), "the end of its record")
+        assert not list(host.root.rglob(f"*{uid}*"))
+
+    on_host(body)
+
+
+def test_a_home_there_that_cannot_be_read_is_no_evidence(on_host: Tried) -> None:
+    """As on a disk that isn't mounted just now: nothing is found in it, and what was started there may run."""
+
+    async def body(host: Host) -> None:
+        uid = host.apply("30", "0.1", "7")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).checkpoint, "a durable checkpoint")
+        known = host.home.run_dir(uid, 1) / "host.json"
+        where = json.loads(known.read_text())
+        elsewhere = str(host.root / "unmounted")
+        known.write_text(json.dumps({**where, "home": elsewhere}))
+        async with host.controller():
             await host.until(
-                lambda: any(unreachable in each.message for each in host.record(uid).conditions), "a word about it"
+                lambda: any(f"in `{elsewhere}`" in each.message for each in host.record(uid).conditions), "a word"
             )
             assert host.record(uid).outcome is None
-        monkeypatch.setenv("RUNCTL_HOME", str(host.there))
+        known.write_text(json.dumps(where))
         async with host.controller():
             assert await host.outcome(uid) == (OutcomeType.FAILED, 7)
         assert len(host.record(uid).attempts) == 1

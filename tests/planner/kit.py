@@ -112,8 +112,8 @@ class Life:
     def cancel(self) -> None:
         self.ask(CancelJob(at=self.now, why="asked to cancel"))
 
-    def delete(self, *, checkpoints: bool = False) -> None:
-        self.ask(DeleteJob(at=self.now, checkpoints=checkpoints))
+    def delete(self, *, checkpoints: bool = False, vouched: bool = False) -> None:
+        self.ask(DeleteJob(at=self.now, checkpoints=checkpoints, vouched=vouched))
 
     def assume_dead(self, attempt: int) -> None:
         self.ask(AssumeDead(at=self.now, attempt=attempt))
@@ -126,6 +126,7 @@ class Life:
         attempt: Absent | Starting | Live | Ended | Dead | Unreachable | None = None,
         *,
         failed: str | None = None,
+        not_forgotten: str | None = None,
         looked: bool = True,
     ) -> Plan:
         """One pass with this view of the live attempt; the requests since the last are answered."""
@@ -143,6 +144,7 @@ class Life:
             offers=self.offers if self.rent_from is None else None,
             rent_from=self.rent_from,
             rent_answer=self.answer,
+            not_forgotten=not_forgotten,
         )
         made = plan(before, observed, self.now)
         found = lint(before, observed, made, self.now)

@@ -104,8 +104,9 @@ def _action(action: Action) -> str:
             return f"order attempt {number}: {_orders(orders)}"
         case AskToStop(uid=uid):
             return f"ask {uid} to stop"
-        case Forget(checkpoints=checkpoints):
-            return "forget the runs and checkpoints" if checkpoints else "forget the runs"
+        case Forget(checkpoints=checkpoints, vouched=vouched):
+            what = "forget the runs and checkpoints" if checkpoints else "forget the runs"
+            return f"{what}, but for a host that is away" if vouched else what
 
 
 def _orders(orders: Orders) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from runctl.planner.observed import Starting, Unreachable
-from runctl.planner.record import ConditionType, Desired, EndReason, Event, OutcomeType, Phase, StopReason
+from runctl.planner.record import Condition, ConditionType, Desired, EndReason, Event, OutcomeType, Phase, StopReason
 from runctl.planner.seeing import HEARTBEAT
 
 from .kit import PRICED, T0, Life, job, ref
@@ -260,6 +260,58 @@ def test_a_grant_that_was_shortened_since_bounds_nothing() -> None:
     assert life.job.ledger[0].ended_at == T0 + timedelta(minutes=59, seconds=59)
 
 
+def _budget(life: Life) -> Condition:
+    return next(each for each in life.job.conditions if each.type is ConditionType.WITHIN_BUDGET)
+
+
+def test_a_cap_that_its_agent_has_not_heard_of_is_not_said_to_hold() -> None:
+    """Its host is away when the cap is lowered: what it may spend by the last orders that reached it is said, until
+    those of the new cap are there, and not when the next absence comes."""
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.apply(job(PRICED.replace("cap: 1 USD", "cap: 0.06 USD")))
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    said = _budget(life)
+    assert (said.status, said.reason) == ("Unknown", "NotDelivered")
+    assert "0.06 USD" in said.message
+    assert "may spend up to 1.00 USD" in said.message
+    life.see(life.live(serial=1))
+    assert _budget(life).status == "True"
+    life.see(life.live())
+    life.after(seconds=5)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    assert _budget(life).status == "True"
+
+
+def test_a_first_cap_that_its_agent_has_not_heard_of() -> None:
+    rate = "instance: {hourly_rate: 1 USD}\n"
+    life = Life(job(rate))
+    life.run(minutes=6)
+    life.apply(job(rate + "cost: {cap: 5 USD}"))
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    assert "nothing ends it for its cost" in _budget(life).message
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.apply(job(PRICED.replace("cap: 1 USD", "cap: 2 USD")))
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    assert _budget(life).status == "True"
+
+
+def test_an_absence_that_lasts_is_said_once_and_so_is_its_end(golden: Golden) -> None:
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    for seconds in (5, 14, 3, 30):
+        life.after(seconds=seconds)
+        life.see(Unreachable(as_of=life.now, why="no route"))
+    life.after(seconds=5)
+    life.see(life.live())
+    life.after(seconds=5)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    life.after(seconds=5)
+    life.see(life.live())
+    golden("\n".join(life.story[3:]) + "\n")
+
+
 def test_without_a_cap_at_first_no_grant_bounds_it() -> None:
     """An agent that was let go on for ever may not have heard of the cap that came later."""
     rate = "instance: {hourly_rate: 1 USD}\n"
@@ -358,6 +410,32 @@ def test_delete_with_checkpoints_and_what_comes_after_it() -> None:
     life.see(life.ended("cancel", 0))
     assert life.record is None
     assert "forget the runs and checkpoints" in life.story[-1]
+
+
+def test_a_removal_that_fails_is_said_once(golden: Golden) -> None:
+    """Its host is away: the record stays as long as something is left there, until the user vouches for the host."""
+    life = Life(job())
+    life.run()
+    life.cancel()
+    life.see(life.live())
+    life.see(life.ended("cancel", 0))
+    life.delete()
+    life.see()
+    before = life.record
+    life.see(not_forgotten="no route")
+    assert life.record is not None
+    life.record = before
+    life.see(not_forgotten="no route")
+    said = life.record
+    life.see()
+    assert life.record is None
+    life.record = said
+    life.see(not_forgotten="no route")
+    assert life.record is None
+    life.record = said
+    life.delete(vouched=True)
+    life.see(not_forgotten="no route")
+    golden("\n".join(life.story[5:]) + "\n")
 
 
 def test_a_stop_that_is_too_late() -> None:

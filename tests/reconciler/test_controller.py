@@ -353,13 +353,19 @@ async def test_orders_that_could_not_be_written(world: World) -> None:
 
 
 async def test_a_clean_up_that_fails_is_tried_again(world: World) -> None:
-    """The record goes last: what is left on the machine is still known of."""
+    """The record goes last: what is left on the machine is still known of, and that it is left is said once."""
     (uid,) = create(world, job())
     world.machine.forget_trouble = [ProviderError("busy")] * 1000
     ask(world, uid, DeleteJob(at=T0, checkpoints=False))
     async with world.controller() as running:
-        await until(lambda: bool(world.troubles))
+        for _ in range(3):
+            tries = len(world.machine.forget_trouble)
+            await until(lambda tries=tries: len(world.machine.forget_trouble) < tries)
+            world.clock.move(seconds=1.1)
         assert not gone(world, uid)
+        said = [event for _, event in world.store.events(uid) if event.reason == "RemovalWaits"]
+        assert [event.message for event in said] == ["what it left can't be removed: busy"]
+        assert len(world.machine.forget_trouble) > 990
         world.machine.forget_trouble.clear()
         world.clock.move(seconds=1.1)
         await until(lambda: running.ended)

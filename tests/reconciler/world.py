@@ -174,7 +174,7 @@ class Machine:
             uid, _, number = agent.run_id.rpartition("-")
             self.end(uid, int(number), agent.orders.end)
 
-    async def forget(self, record: Record, *, checkpoints: bool) -> None:
+    async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
         if self.forget_trouble:
             raise self.forget_trouble.pop(0)
         self.forgotten.append((record.uid, checkpoints))
@@ -228,9 +228,9 @@ class Hands:
         await self._live()
         await self._machine.order(record, attempt, orders, epoch)
 
-    async def forget(self, record: Record, *, checkpoints: bool) -> None:
+    async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
         await self._live()
-        await self._machine.forget(record, checkpoints=checkpoints)
+        await self._machine.forget(record, checkpoints=checkpoints, vouched=vouched)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._machine, name)

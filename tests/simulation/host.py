@@ -77,12 +77,27 @@ class Host:
         self._specs: dict[object, Spec] = {}
         # Until when what is on its disk can't be read.
         self._unreadable_until = -1.0
+        self._away: tuple[Run, float] | None = None
 
     def unreadable_for(self, seconds: float) -> None:
         self._unreadable_until = self.life.loop.time() + seconds
 
     def is_unreadable(self) -> bool:
         return not self.life.weather.calm and self.life.loop.time() < self._unreadable_until
+
+    def is_away(self) -> bool:
+        """Nobody reaches it: what runs there goes on."""
+        if self.life.weather.calm or self._away is None:
+            return False
+        run, until = self._away
+        return run.alive and self.life.loop.time() < until
+
+    def goes_away(self, run: Run, seconds: float) -> None:
+        """Until this run is over, at most: what befalls the next one must not go unseen."""
+        if run.alive and run.exit is None:
+            self.life.count("host away")
+            self._away = run, self.life.loop.time() + seconds
+            self.life.users.sees_it_away(run)
 
     @property
     def holder(self) -> Run | Stranger | None:
@@ -176,7 +191,7 @@ class HostPort:
 
     def _host(self, record: Record, attempt: Attempt) -> Host | None:
         """The machine of an attempt; None if it can't be reached."""
-        return self._life.host
+        return None if self._life.host.is_away() else self._life.host
 
     def _alive(self) -> None:
         if self._node.dead:
@@ -247,7 +262,9 @@ class HostPort:
             run.later(self._life.dice.between("orders read", 0.0, 1.0), run.turn)
         self._node.at("after orders")
 
-    async def forget(self, record: Record, *, checkpoints: bool) -> None:
+    async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
         self._node.at("before forgetting")
+        if self._life.host.is_away() or self._life.meets("clean-up refused"):
+            raise ProviderError("it doesn't answer")
         self._life.forgets(record, checkpoints)
         self._node.at("after forgetting")

@@ -278,6 +278,9 @@ class Life:
             self.later(self.dice.between("both killed when", 0.1, 60.0), run.kill_both)
         elif run.host is self.host and self.weather.strikes("dies unseen"):
             self.later(self.dice.between("dies unseen when", 0.1, 60.0), run.die_unseen)
+        elif run.host is self.host and self.weather.strikes("host away"):
+            away = self.dice.between("away for", 5.0, 90.0)
+            self.later(self.dice.between("away when", 0.1, 40.0), lambda: self.host.goes_away(run, away))
         elif self.weather.strikes("out of memory"):
             self.later(self.dice.between("out of memory when", 0.1, 60.0), run.out_of_memory)
 

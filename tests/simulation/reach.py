@@ -28,6 +28,7 @@ BESIDES = {
     "lint": "the judge's own word on each plan",
     "preview": "what `plan` and `apply` print before anything is asked for",
     "reminders.standing": "the warnings that `status` prints",
+    "reminders.unheard": "the same, of hosts that can't be asked",
 }
 
 

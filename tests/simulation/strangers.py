@@ -69,6 +69,8 @@ class Strangers:
 
     def seen(self, now: datetime) -> MachineSeen:
         """What a controller of this home sees of the machine."""
+        if self._host.is_away():
+            return MachineSeen(as_of=now, name="this machine", unready="it doesn't answer")
         if self._host.is_unreadable():
             return MachineSeen(as_of=now, name="this machine", unready="too many open files")
         holder = self._host.holder

@@ -13,12 +13,12 @@ from .worlds import MIXED, live
 PLAIN = range(80)
 # In these each branch is taken, in two of them if in two of the 330 that they were chosen from.
 EVERY_BRANCH = (
-    68, 69, 72, 80, 83, 89, 90, 97, 108, 110, 112, 114, 120, 123, 128, 134, 142, 143, 144, 146, 157, 178, 182, 183, 185,
-    217, 218, 227, 234, 257, 265, 281, 291, 293, 306, 307, 330, 331, 356, 358, 386,
+    68, 69, 80, 89, 90, 95, 97, 99, 103, 108, 110, 114, 117, 120, 121, 123, 126, 128, 134, 144, 146, 159, 178, 182,
+    183, 185, 205, 218, 234, 245, 250, 257, 265, 281, 285, 293, 298, 302, 306, 307, 330, 356, 358, 363, 368,
 )  # fmt: skip
-# Local ones that take a branch which none of some thousand others takes: an attempt is vouched for before its start was
-# noted.
-RARE = (13776,)
+# Local ones that take branches which none of those takes: an attempt is vouched for before its start was noted; a host
+# goes away before a first cap is set.
+RARE = (13776, 1129)
 
 # By the module, the line and what comes after it: branches that no world takes, and why they are there all the same.
 NEVER = {

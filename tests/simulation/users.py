@@ -163,6 +163,19 @@ class Users:
             self._note("vouch", run.key[0])
             self.vouch(*run.key)
 
+    def sees_it_away(self, run: Run) -> None:
+        """Nobody hears of it: now and then the user means to spend less, and its agent doesn't hear of that either."""
+        life, uid = self._life, run.key[0]
+        record = life.record(uid)
+        priced = record is not None and record.job.instance.hourly_rate is not None
+        if record is None or not priced or life.dice.between("saves money", 0, 1) < 0.3:
+            return
+        cap = record.job.cost.cap
+        lower = Money("2 USD", 2_000_000) if cap is None else _money(cap, 0.5)
+        self._note("limits", uid)
+        cost = msgspec.structs.replace(record.job.cost, cap=lower, uncapped=False)
+        self.apply(uid, msgspec.structs.replace(record.job, cost=cost), in_haste=True)
+
     def sees_it_drain(self, run: Run) -> None:
         """A limit ends it; now and then the user lifts that at once, so that it is higher before the end is known."""
         life, uid = self._life, run.key[0]

@@ -30,6 +30,8 @@ FAULTS = {
     "forgotten early": 1.0,
     "copied for another": 1.0,
     "a controller each": 0.5,
+    "clean-up refused": 0.3,
+    "host away": 1.0,
 }
 
 

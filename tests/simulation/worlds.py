@@ -46,7 +46,8 @@ SOMETIMES = (
 SOMETIMES_WIDE = (
     "another home", "foreign training", "setup fails", "start fails", "out of memory",
     "killed at birth", "slow to leave", "dies unseen", "launcher broken", "wiped by hand", "cloud out of reach",
-    "no capacity ever", "forgotten early", "copied for another", "a controller each", "daemonizes",
+    "no capacity ever", "forgotten early", "copied for another", "a controller each", "daemonizes", "clean-up refused",
+    "host away",
     "user: limits", "user: code", "user: directory", "user: vouch", "user: lift", "user: again", "user: clean up",
 )  # fmt: skip
 

@@ -37,12 +37,11 @@ class Hostside(Protocol):
     to do twice, and raises ProviderError for what couldn't be done, HostUnreachable where nobody knows.
     """
 
-    @property
-    def home(self) -> Home | None:
-        """Its paths; None before it was reached."""
-
     async def reach(self) -> Home:
-        """Its paths, when it can be asked."""
+        """The paths of what is new there, when it can be asked."""
+
+    async def home_of(self, uid: str, attempt: int) -> Home:
+        """The paths of an attempt that may have been started there."""
 
     async def host(self, source: Source) -> spec.Host:
         """What attempts of this code find there."""
@@ -91,6 +90,7 @@ class HostMachine:
         self._name = name
         self._now = now
         self._watchers: dict[str, tuple[int, ...]] = {}
+        self._run_dirs: dict[tuple[str, int], str] = {}
         self._deaths = Deaths()
         self._impaired: dict[str, float] = {}
         self._salvaging: set[str] = set()
@@ -182,12 +182,8 @@ class HostMachine:
         return money is not None and now > money.until - margin
 
     def glance(self, record: Record, attempt: Attempt) -> object:
-        home = self._side.home
-        if home is None:
-            return None
-        # Called often, for every live job: plain strings, since building paths costs more than the look itself.
-        run_dir = f"{home.root}/runs/{record.uid}/{attempt.number:06d}"
-        return self._side.stamp(run_dir, self._watchers.get(record.uid, ()))
+        run_dir = self._run_dirs.get((record.uid, attempt.number))
+        return None if run_dir is None else self._side.stamp(run_dir, self._watchers.get(record.uid, ()))
 
     async def launch(self, record: Record, launch: Launch, epoch: int, secrets: Mapping[str, str]) -> None:
         source = launch.generation.source
@@ -210,12 +206,17 @@ class HostMachine:
             run_dir = await self._run_dir(record, attempt)
             await self._side.order(run_dir, spec.orders_json(shifted(orders, self._side.ahead), epoch))
 
-    async def forget(self, record: Record, *, checkpoints: bool) -> None:
-        home = await self._side.reach()
-        places = {home.job_dir(record.uid)}
+    async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
+        homes = {await self._side.reach()}
+        homes |= {await self._side.home_of(record.uid, each.number) for each in record.attempts}
+        places = {home.job_dir(record.uid) for home in homes}
         if checkpoints:
-            places |= {spec.destination(home, each) / record.uid for each in record.generations}
+            places |= {spec.destination(home, each) / record.uid for home in homes for each in record.generations}
         await self._side.forget(sorted(map(str, places)))
+        for key in [each for each in self._run_dirs if each[0] == record.uid]:
+            del self._run_dirs[key]
 
     async def _run_dir(self, record: Record, attempt: int) -> str:
-        return str((await self._side.reach()).run_dir(record.uid, attempt))
+        found = str((await self._side.home_of(record.uid, attempt)).run_dir(record.uid, attempt))
+        self._run_dirs[record.uid, attempt] = found
+        return found

@@ -42,32 +42,40 @@ class Tail(msgspec.Struct, frozen=True):
 
 
 class RemoteHost:
-    """`code` is where snapshots lie here, `now` our clock."""
+    """`code` is where snapshots lie here, `now` our clock; `begun_in` tells the home there in which an attempt was
+    started, by its job's uid and number, None if it wasn't."""
 
-    def __init__(self, name: str, open_: Open, code: Path, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_: Open,
+        code: Path,
+        now: Callable[[], datetime],
+        begun_in: Callable[[str, int], str | None] = lambda uid, attempt: None,
+    ) -> None:
         self.link = Link(name, open_, self._has_changed, now)
         self._code = code
         self._now = now
+        self._begun_in = begun_in
         self._ahead = timedelta(0)
         self._turn = 0
         # The connection by which an attempt may be launched, and that of the last look.
         self.launches_on = 0
         self._looked_on = 0
-        self._home: Home | None = None
         self._changes: dict[str, int] = {}
         self._watched: dict[str, tuple[int, ...]] = {}
-
-    @property
-    def home(self) -> Home | None:
-        return self._home
 
     async def reach(self) -> Home:
         up = await self.link.up()
         if self._turn != self.link.turns:
             self._turn = self.link.turns
             self._compare(*up.said, reading.mapping(up.hello.get("now")).get("wall"))
-        self._home = Home(Path(up.installed.home))
-        return self._home
+        return Home(Path(up.installed.home))
+
+    async def home_of(self, uid: str, attempt: int) -> Home:
+        home = await self.reach()
+        begun_in = self._begun_in(uid, attempt)
+        return home if begun_in is None else Home(Path(begun_in))
 
     @property
     def ahead(self) -> timedelta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -83,16 +84,14 @@ class SshHosts:
         known, now = self._of(record, attempt), self._now()
         try:
             turn = await self._confirm(known, record, attempt.number)
-        except HostUnreachable as error:
-            return Sight(Unreachable(as_of=now, why=str(error)))
-        try:
+            there = (await known.remote.home_of(record.uid, attempt.number)).run_dir(record.uid, attempt.number)
             sight = await known.machine.look(record, attempt)
         except ProviderError as error:
             return Sight(Unreachable(as_of=now, why=str(error)))
         if known.remote.link.turns != turn:
             return Sight(Unreachable(as_of=now, why=f"the connection to {known.remote.link.name} has just come back"))
         if isinstance(sight.attempt, Live | Starting | Ended | Dead):
-            mirror = self._mirror(known, record, attempt)
+            mirror = self._mirror(known, record, attempt, str(there))
         if isinstance(sight.attempt, Ended | Dead):
             await mirror.end()
         return sight
@@ -105,7 +104,8 @@ class SshHosts:
         turn = await self._confirm(known, record, number)
         up, here = await known.remote.link.up(), self._home.run_dir(record.uid, number)
         try:
-            write(here, Whereabouts.of(up))
+            if written(here) is None:  # a launch that was sent before may have its effect where it was sent
+                write(here, Whereabouts.of(up))
         except OSError as error:
             raise LaunchRefused(placement.said(error)) from error
         if await known.remote.has(up, f"{up.installed.home}/runs/{record.uid}/{here.name}/{NAME}"):
@@ -121,13 +121,18 @@ class SshHosts:
         await self._confirm(known, record, attempt)
         await known.machine.order(record, attempt, orders, epoch)
 
-    async def forget(self, record: Record, *, checkpoints: bool) -> None:
+    async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
         used = [each for each in record.attempts if written(self._home.run_dir(record.uid, each.number)) is not None]
-        hosts = {record.generation_of(each).job.instance.host or "" for each in used}
-        for attempt in used:
-            await self._confirm(self._of(record, attempt), record, attempt.number)
-        for name in sorted(hosts):
-            await self._at(name).machine.forget(record, checkpoints=checkpoints)
+        for name in sorted({record.generation_of(each).job.instance.host or "" for each in used}):
+            known = self._at(name)
+            try:
+                for attempt in used:
+                    if record.generation_of(attempt).job.instance.host == name:
+                        await self._confirm(known, record, attempt.number, readable=False)
+                await known.machine.forget(record, checkpoints=checkpoints)
+            except HostUnreachable:
+                if not vouched:
+                    raise
         for key in [each for each in self._mirrors if each[0] == record.uid]:
             self._mirrors.pop(key).drop()
         await anyio.to_thread.run_sync(placement.forget, [str(self._home.job_dir(record.uid))])
@@ -141,14 +146,24 @@ class SshHosts:
             self._start(delivery.run)
         return await delivery.soon()
 
-    async def _confirm(self, known: _Known, record: Record, attempt: int) -> int:
-        """See to it that the host is the one on which the attempt was started, if it was; as which connection. Raises
-        HostUnreachable."""
-        up, turn = await known.remote.link.up(), known.remote.link.turns
+    async def _confirm(self, known: _Known, record: Record, attempt: int, *, readable: bool = True) -> int:
+        """See to it that the host is the one on which the attempt was started, if it was, and its home there is
+        `readable`; as which connection. Raises HostUnreachable."""
+        up, turn, name = await known.remote.link.up(), known.remote.link.turns, known.remote.link.name
         meant = written(self._home.run_dir(record.uid, attempt))
-        if meant is not None and (why := meant.other_than(Whereabouts.of(up), known.remote.link.name)):
+        if meant is None:
+            return turn
+        if why := meant.other_than(Whereabouts.of(up), name):
             raise HostUnreachable(why)
+        # In a home that can't be read nothing is found either.
+        moved = readable and meant.home != up.installed.home
+        if moved and not await known.remote.has(up, str(Home(Path(meant.home)).run_dir(record.uid, attempt))):
+            raise HostUnreachable(f"{name}: what was started there is in `{meant.home}`, where nothing is found now")
         return turn
+
+    def _begun_in(self, uid: str, attempt: int) -> str | None:
+        found = written(self._home.run_dir(uid, attempt))
+        return None if found is None else found.home
 
     def _of(self, record: Record, attempt: Attempt | None = None) -> _Known:
         job = record.job if attempt is None else record.generation_of(attempt).job
@@ -156,16 +171,14 @@ class SshHosts:
 
     def _at(self, name: str) -> _Known:
         if name not in self._hosts:
-            remote = RemoteHost(name, lambda: self._reach(name), self._home.code, self._now)
+            remote = RemoteHost(name, lambda: self._reach(name), self._home.code, self._now, self._begun_in)
             self._start(remote.link.run)
             self._hosts[name] = _Known(remote, HostMachine(remote, name, self._now))
         return self._hosts[name]
 
-    def _mirror(self, known: _Known, record: Record, attempt: Attempt) -> Mirror:
+    def _mirror(self, known: _Known, record: Record, attempt: Attempt, there: str) -> Mirror:
         key = record.uid, attempt.number
         if key not in self._mirrors:
-            assert known.remote.home is not None
-            there = str(known.remote.home.run_dir(*key))
             self._mirrors[key] = Mirror(known.remote, there, self._home.run_dir(*key))
             self._start(self._mirrors[key].run)
         return self._mirrors[key]

@@ -1,5 +1,5 @@
-"""On which host an attempt was started: a name may lead to another machine later, or a user to another home there, and
-what isn't found in them is no evidence that nothing runs.
+"""On which host an attempt was started, and in which home there: a name may lead to another machine later, or a user to
+another home, and what isn't found in them is no evidence that nothing runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import msgspec
 from runctl.agent.files import write_json
 from runctl.agent.hostside import read_json
 from runctl.checkpoints.lasting import make_directories
+from runctl.home import Home
+from runctl.planner.record import Record
 from runctl.providers.hosts.link import Up
 
 NAME = "host.json"
@@ -32,7 +34,7 @@ class Whereabouts(msgspec.Struct, frozen=True):
         return cls(machine_id, node, up.channel.identity, up.installed.home)
 
     def other_than(self, found: Whereabouts, name: str) -> str:
-        """Why what is there now isn't what was meant; "" if it is."""
+        """Why the machine that is there now isn't the one that was meant; "" if it is."""
         signs = [("machine id", self.machine_id, found.machine_id), ("name", self.node, found.node)]
         if not self.machine_id:
             signs.append(("key", self.key, found.key))
@@ -42,8 +44,6 @@ class Whereabouts(msgspec.Struct, frozen=True):
                     f"another machine answers as {name} than the one on which this was started "
                     f"({what} {is_ or 'none'}, it was {was or 'none'})"
                 )
-        if self.home != found.home:
-            return f"{name}: what was started there is in `{self.home}`, and only `{found.home}` can be used now"
         return ""
 
 
@@ -53,6 +53,17 @@ def written(run_dir: Path) -> Whereabouts | None:
         case {"machine_id": str(machine_id), "node": str(node), "key": str(key), "home": str(home)}:
             return Whereabouts(machine_id, node, key, home)
     return None
+
+
+def places(home: Home, record: Record) -> list[str]:
+    """Where on other hosts attempts of this job have their directories, as `host:path`."""
+    found = []
+    for each in record.attempts:
+        where = written(home.run_dir(record.uid, each.number))
+        if where is not None:
+            host = record.generation_of(each).job.instance.host
+            found.append(f"{host}:{Home(Path(where.home)).job_dir(record.uid)}")
+    return list(dict.fromkeys(found))
 
 
 def write(run_dir: Path, where: Whereabouts) -> None:
