@@ -71,7 +71,8 @@ def withdraw(root: str, uid: str, attempt: int, source: str) -> Optional[durable
 
 
 def _digest(path: str) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Of what a link leads to, too: `list_files` has made sure that this is inside."""
+    descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return durable.digest_of(descriptor)[1]
     finally:
