@@ -61,8 +61,8 @@ class Mismatch(Exception):
 
 
 class Head:
-    """An object as the service describes it. `sha256` is base64, with `-<parts>` behind it for one in parts, where it
-    is the checksum of their checksums; None where the service keeps none.
+    """An object as the service describes it. `sha256` is base64, for one in parts that over the checksums of these;
+    None where the service keeps none.
     """
 
     __slots__ = ("sha256", "size")

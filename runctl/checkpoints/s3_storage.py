@@ -226,7 +226,7 @@ class S3Storage(Storage):
         except Absent:
             pass  # done before, perhaps, and the answer was lost: what is there tells
         digests = b"".join(bytes.fromhex(part.sha256) for part in parts)
-        return whole.hexdigest(), f"{_base64(hashlib.sha256(digests).digest())}-{len(parts)}"
+        return whole.hexdigest(), _base64(hashlib.sha256(digests).digest())
 
     def _arrived_different(self, key: str) -> OSError:
         return OSError(errno.EIO, f"`{self._say(key)}` arrived different from what was sent")

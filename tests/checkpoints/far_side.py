@@ -153,6 +153,9 @@ class Bucket(Far):
         return S3Storage(objects, PREFIX, part_bytes=PART_BYTES, pause=lambda seconds: None, **settings)
 
     def open(self) -> Storage:
+        return self.open_s3()
+
+    def open_s3(self) -> S3Storage:
         return self.storage(self.objects)
 
     def open_watched(self, at_write: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> Storage:
