@@ -64,8 +64,9 @@ def connect(bucket: str, client: Optional[str] = None) -> Objects:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
+    tries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": TRIES}
     settings: Json = {
-        "retries": {"mode": "standard", "total_max_attempts": TRIES},
+        "retries": {"mode": "standard", **tries},
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": READ_SECONDS,
         "tcp_keepalive": True,
@@ -155,7 +156,7 @@ class _Failures:
         if isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError)):
             at = f" at {self._endpoint}" if self._endpoint else ""
             return Unreachable(
-                f"{what}: no answer{at} ({type(error).__name__}, {TRIES} tries); look at the host's network, its proxy "
+                f"{what}: no answer{at} ({type(error).__name__}); look at the host's network, its proxy "
                 "and AWS_ENDPOINT_URL"
             )
         if isinstance(error, exceptions.ParamValidationError):
@@ -188,9 +189,11 @@ class _Failures:
         if code in _FORBIDDEN or status == 403:
             return Forbidden(f"{what}: not allowed ({code}{': ' + message if message else ''}); allow {_NEEDED}")
         if code in _THROTTLED or status in (429, 503):
-            return Unavailable(f"{what}: throttled ({code}, {TRIES} tries); it is tried again later")
+            return Unavailable(f"{what}: throttled ({code}), however often it was tried; it is tried again later")
         if status >= 500:
-            return Unavailable(f"{what}: the service failed ({code}, {TRIES} tries); it is tried again later")
+            return Unavailable(
+                f"{what}: the service failed ({code}), however often it was tried; it is tried again later"
+            )
         return Refused(f"{what}: {code}{': ' + message if message else ''}")
 
 

@@ -220,13 +220,24 @@ class S3Storage(Storage):
         except Mismatch:
             raise self._arrived_different(key) from None
         except Absent:
-            raise OSError(errno.EIO, f"the upload of `{self._say(key)}` was ended by somebody else") from None
+            raise self._ended_elsewhere(key) from None
+        self._complete(key, begun, parts)
+        digests = b"".join(bytes.fromhex(part.sha256) for part in parts)
+        return whole.hexdigest(), _base64(hashlib.sha256(digests).digest())
+
+    def _complete(self, key: str, begun: str, parts: List[Part]) -> None:
+        """What is there tells whether it was done where the answer was lost: to send all of it again would be dear."""
         try:
             self._objects.complete(key, begun, parts)
         except Absent:
-            pass  # done before, perhaps, and the answer was lost: what is there tells
-        digests = b"".join(bytes.fromhex(part.sha256) for part in parts)
-        return whole.hexdigest(), _base64(hashlib.sha256(digests).digest())
+            if not self._has(key):
+                raise self._ended_elsewhere(key) from None
+        except (Unreachable, Unavailable):
+            if not self._has(key):
+                raise
+
+    def _ended_elsewhere(self, key: str) -> OSError:
+        return OSError(errno.EIO, f"the upload of `{self._say(key)}` was ended by somebody else")
 
     def _arrived_different(self, key: str) -> OSError:
         return OSError(errno.EIO, f"`{self._say(key)}` arrived different from what was sent")

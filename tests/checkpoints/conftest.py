@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from runctl.agent import bundle
+
 from .far_side import Bucket, Directory, Far, environment, served
 
 
@@ -34,6 +36,11 @@ def bucket(s3_environment: dict[str, str]) -> Iterator[Bucket]:
     client.create_bucket(Bucket=name)
     yield Bucket(name)
     client.close()
+
+
+@pytest.fixture(scope="session")
+def agent_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle.install(tmp_path_factory.mktemp("agents"))
 
 
 @pytest.fixture(params=["file", "s3"])
