@@ -412,7 +412,9 @@ class S3Storage(Storage):
     def remove(self, old: Durable) -> None:
         directory = self._key_of(old.path)
         self._objects.delete([f"{directory}/{MANIFEST}"])
-        self._objects.delete([entry.key for entry in self._objects.list(directory + "/")])
+        # Only what is its own: somebody may be storing the same number again.
+        data = f"{directory}/{old.manifest['data']}/"
+        self._objects.delete([entry.key for entry in self._objects.list(data)])
 
     def sweep(self, uid: str, attempt: int, now: float, stale_seconds: float = STALE_SECONDS) -> List[str]:
         """Only on behalf of the highest attempt, and only what is older than a day."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,53 @@ def served() -> Iterator[str]:
         yield "http://{}:{}".format(*server.get_host_and_port())
     finally:
         server.stop()
+
+
+class Cutting:
+    """Between a client and a service: passes on so many bytes of a connection's request, or of its answer, and then
+    cuts it, for so many connections; later ones pass whole."""
+
+    def __init__(self, url: str, connections: int, request: int = 1 << 40, answer: int = 1 << 40) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self._far = (host, int(port))
+        self._left = connections
+        self._limits = (request, answer)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.cut = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self._far)
+            cuts, self._left = self._left > 0, self._left - 1
+            limits = self._limits if cuts else (1 << 40, 1 << 40)
+            for pair in ((near, far, limits[0]), (far, near, limits[1])):
+                threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, left: int) -> None:
+        try:
+            while left > 0:
+                data = source.recv(min(left, 1 << 16))
+                if not data:
+                    break
+                target.sendall(data)
+                left -= len(data)
+            self.cut += left <= 0
+        except OSError:
+            pass
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
 
 
 class Watched(Objects):

@@ -11,7 +11,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from runctl.checkpoints.objects import ObjectStorageError
 from runctl.checkpoints.storage import open_storage
 from runctl.providers.hosts import client_bundle
 
-from .far_side import PREFIX, Bucket, environment
+from .far_side import PREFIX, Bucket, Cutting, environment
 from .test_storage import content_of, facts, listed, store
 
 SECRET = "wJalrSECRET"
@@ -138,6 +138,46 @@ def test_a_bucket_that_vanishes(s3_environment: dict[str, str], bucket: Bucket, 
     ):
         with pytest.raises(objects.Vanished):
             work()
+
+
+# Four small requests come before the file.
+@pytest.mark.parametrize("limits, first", [({"request": 200_000}, 6), ({"answer": 50}, 2)], ids=["request", "answer"])
+def test_connections_that_are_cut(
+    s3_environment: dict[str, str],
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str, int],
+    first: int,
+) -> None:
+    """What is cut in the middle, up or down, is tried again; while all of it is, there is nothing but an error."""
+    source = tmp_path / "m.bin"
+    source.write_bytes(os.urandom(1_000_000))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    for connections in (first, 1000):
+        with closing(Cutting(s3_environment["AWS_ENDPOINT_URL"], connections, **limits)) as between:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+            storage = open_storage(bucket.destination)
+            if connections == 1000:
+                with pytest.raises(objects.Unreachable):
+                    store(storage, source, seq=2)
+                assert between.cut > 2
+                assert listed(bucket.open()) == [(1, 1)]
+            else:
+                location = store(storage, source)
+                assert between.cut == 2
+                bucket.open().verify(location)
+    with closing(Cutting(s3_environment["AWS_ENDPOINT_URL"], 0)) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+        storage = open_storage(bucket.destination)
+        assert listed(storage) == [(1, 1)]
+    (tmp_path / "t").mkdir()
+    # What is small comes whole, and the file is cut in the middle.
+    with closing(Cutting(s3_environment["AWS_ENDPOINT_URL"], 3, answer=300_000)) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+        back = open_storage(bucket.destination).restore(location, "m.bin", str(tmp_path / "t"))
+        assert between.cut == 1
+    assert content_of(Path(back)) == content_of(source)
 
 
 def test_destinations(tmp_path: Path, s3_environment: dict[str, str]) -> None:

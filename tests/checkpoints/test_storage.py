@@ -77,6 +77,19 @@ def test_what_is_stored_comes_back(far: Far, tree: Path, small: Path, tmp_path: 
     assert sorted(os.listdir(tmp_path / "here")) == ["checkpoint-7", "m.bin"]
 
 
+def test_long_and_deep_names(far: Far, tmp_path: Path) -> None:
+    """A path that is too long for a key comes back as well."""
+    source = tmp_path / "c"
+    deep = source.joinpath(*["d" * 200] * 5)
+    deep.mkdir(parents=True)
+    for name in ("ü" * 100, "x" * 255):
+        (deep / name).write_bytes(name.encode())
+    location = store(far.open(), source)
+    (tmp_path / "t").mkdir()
+    back = far.open().restore(location, "c", str(tmp_path / "t"))
+    assert content_of(Path(back)) == content_of(source)
+
+
 def test_the_manifest_tells_all(far: Far, tree: Path) -> None:
     """Whoever lists finds facts, files with size and checksum, and a place that people can read."""
     location = store(far.open(), tree, attempt=3, seq=12)

@@ -59,7 +59,7 @@ def _belongs(path: Path) -> bool:
 def _least_python() -> str:
     declared = SpecifierSet()
     for name in _DISTRIBUTIONS.values():
-        declared &= SpecifierSet(distribution(name).metadata.get("Requires-Python") or "")
+        declared &= SpecifierSet(distribution(name).metadata["Requires-Python"])
     versions = (f"{LEAST_PYTHON[0]}.{minor}" for minor in range(LEAST_PYTHON[1], _NEWEST_MINOR))
     # What a release of a minor version after its first may lack isn't asked.
     return next(version for version in versions if declared.contains(f"{version}.99"))
