@@ -7,6 +7,7 @@ text for people and records: a path, or `s3://bucket/prefix/uid/attempt/seq`.
 from __future__ import annotations
 
 from runctl.checkpoints import retention
+from runctl.checkpoints.durable import Damaged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,17 @@ class Storage:
         FileExistsError: it has one already, which is left as it is.
         """
         raise NotImplementedError
+
+    def already_stored(self, facts: Json) -> Optional[Json]:
+        """The manifest of that number if it is of these very facts: what an earlier store may have written whose answer
+        was lost, and which is why another one is refused.
+        """
+        location = self.location(facts["uid"], facts["attempt"], facts["seq"])
+        try:
+            manifest = self.read_manifest(location)
+        except Damaged:
+            return None
+        return manifest if all(manifest.get(name) == value for name, value in facts.items()) else None
 
     def numbers(self, uid: str, attempt: int) -> List[int]:
         """Those that copies of an attempt have, whole or torn."""

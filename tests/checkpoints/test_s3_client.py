@@ -12,13 +12,14 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from runctl.agent import bundle
-from runctl.checkpoints import objects
+from runctl.checkpoints import objects, s3_client
 from runctl.checkpoints.objects import ObjectStorageError
 from runctl.checkpoints.storage import open_storage
 from runctl.providers.hosts import client_bundle
@@ -90,6 +91,27 @@ def test_what_the_service_refuses(
     assert SECRET not in said and "http" not in said
     assert isinstance(raised.value, ObjectStorageError)
     assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+SIGNALS = [
+    (412, "PreconditionFailed", objects.Exists),
+    (409, "ConditionalRequestConflict", objects.Conflict),
+    (400, "BadDigest", objects.Mismatch),
+    (400, "XAmzContentChecksumMismatch", objects.Mismatch),
+    (404, "NoSuchKey", objects.Absent),
+]
+
+
+@pytest.mark.parametrize("status, code, kind", SIGNALS, ids=[signal[1] for signal in SIGNALS])
+def test_what_a_caller_goes_on_from(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, kind: type[Exception]
+) -> None:
+    """A condition that doesn't hold, and what isn't there, are no errors of the service."""
+    with answering(status, code) as url:
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(kind):
+            s3_client.connect("my-bucket").create("k", b"body", sha256(b"body").hexdigest())
 
 
 def test_a_message_that_quotes_a_request(monkeypatch: pytest.MonkeyPatch) -> None:

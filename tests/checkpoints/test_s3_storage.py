@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from runctl.checkpoints.objects import Absent, Conflict, Entry, Exists, Forbidden, Objects, Unavailable, Unreachable
+from runctl.checkpoints.objects import (
+    Absent,
+    Conflict,
+    Entry,
+    Exists,
+    Forbidden,
+    Mismatch,
+    Objects,
+    Unavailable,
+    Unreachable,
+)
 from runctl.checkpoints.s3_storage import MIB, Probe, S3Storage, part_length
 
 from .far_side import PART_BYTES, PREFIX, Bucket, Watched
@@ -256,6 +266,28 @@ def test_the_services_checksum_is_believed_where_it_is_one(bucket: Bucket, saved
         watched = Watched(bucket.objects)
         store(bucket.storage(watched, probed=probed), saved, seq=reads)
         assert watched.calls.count("get") == reads
+
+
+def test_a_service_that_compares(bucket: Bucket, saved: Path) -> None:
+    """One that refuses what doesn't have its checksum is found to be that, and believed; what is changed on the way to
+    it isn't durable."""
+
+    class Strict(Watched):
+        def put(self, key: str, body: bytes, digest: str) -> None:
+            if sha256(body).hexdigest() != digest:
+                raise Mismatch
+            super().put(key, body, digest)
+
+    class Noisy(Strict):
+        def put(self, key: str, body: bytes, digest: str) -> None:
+            super().put(key, body + b"?" if "small" in key else body, digest)
+
+    strict = bucket.storage(Strict(bucket.objects))
+    assert strict.probe().checksums and not bucket.open_s3().probe().checksums
+    store(strict, saved)
+    with pytest.raises(OSError, match="arrived different"):
+        store(bucket.storage(Noisy(bucket.objects)), saved, seq=2)
+    assert listed(bucket.open()) == [(1, 1)]
 
 
 def test_a_service_that_keeps_something_else(bucket: Bucket, saved: Path) -> None:

@@ -123,6 +123,15 @@ def test_nothing_is_stored_twice(far: Far, small: Path) -> None:
     assert checksum(far.open().verify(location)) == hashlib.sha256(before).hexdigest()
 
 
+def test_what_an_earlier_store_has_stored(far: Far, small: Path) -> None:
+    """Who is refused can tell whether what is there is what it meant to store."""
+    asked = facts(name=small.name)
+    assert far.open().already_stored(asked) is None
+    manifest = far.open().store(str(small), asked)
+    assert far.open().already_stored(asked) == manifest
+    assert far.open().already_stored({**asked, "at": 2.0}) is None
+
+
 def test_without_a_manifest_it_is_none(far: Far, tree: Path) -> None:
     """What has no manifest isn't listed, isn't restored, keeps its number, and may be written again."""
     location = store(far.open(), tree)
