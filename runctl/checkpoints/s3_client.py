@@ -159,8 +159,10 @@ class _Failures:
                 f"{what}: no answer{at} ({type(error).__name__}); look at the host's network, its proxy "
                 "and AWS_ENDPOINT_URL"
             )
-        if isinstance(error, exceptions.ParamValidationError):
+        if isinstance(error, exceptions.ParamValidationError) and "Unknown parameter" in str(error):
             return NoClient(f"{what}: the botocore that is installed here is too old for conditional writes; update it")
+        if isinstance(error, exceptions.ParamValidationError):
+            return Refused(f"{what}: the name of the bucket, or of an object, is none that S3 accepts")
         return Refused(f"{what}: {type(error).__name__}")
 
     def of_entry(self, error: Json) -> Exception:

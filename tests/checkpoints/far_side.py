@@ -53,13 +53,18 @@ def served() -> Iterator[str]:
         server.stop()
 
 
+def _address(url: str) -> tuple[str, int]:
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
 class Cutting:
     """Between a client and a service: passes on so many bytes of a connection's request, or of its answer, and then
     cuts it, for so many connections; later ones pass whole."""
 
     def __init__(self, url: str, connections: int, request: int = 1 << 40, answer: int = 1 << 40) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self._far = (host, int(port))
+        self._far = self._next = _address(url)
+        self._after = 0
         self._left = connections
         self._limits = (request, answer)
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -73,7 +78,8 @@ class Cutting:
                 near, _ = self._listening.accept()
             except OSError:
                 return
-            far = socket.create_connection(self._far)
+            far = socket.create_connection(self._far if self._after > 0 else self._next)
+            self._after -= 1
             cuts, self._left = self._left > 0, self._left - 1
             limits = self._limits if cuts else (1 << 40, 1 << 40)
             for pair in ((near, far, limits[0]), (far, near, limits[1])):
@@ -94,6 +100,10 @@ class Cutting:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+    def then(self, url: str, after: int) -> None:
+        """Another service gets the connections after so many."""
+        self._next, self._after = _address(url), after
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)

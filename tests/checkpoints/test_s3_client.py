@@ -42,6 +42,7 @@ def answering(status: int, code: str, message: str = "") -> Iterator[str]:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -114,6 +115,19 @@ def test_what_a_caller_goes_on_from(
             s3_client.connect("my-bucket").create("k", b"body", sha256(b"body").hexdigest())
 
 
+def test_throttled_for_a_while(
+    s3_environment: dict[str, str], bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that throttles, and then doesn't, is waited for; nobody hears of it."""
+    saved = tmp_path / "m.bin"
+    saved.write_bytes(b"saved")
+    with answering(503, "SlowDown") as url, closing(Cutting(url, 0)) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+        between.then(s3_environment["AWS_ENDPOINT_URL"], after=2)
+        storage = open_storage(bucket.destination)
+        bucket.open().verify(store(storage, saved))
+
+
 def test_a_message_that_quotes_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a service says isn't repeated where it may hold a signed URL."""
     with answering(403, "AccessDenied", "GET https://b/k?X-Amz-Signature=abc was denied") as url:
@@ -125,9 +139,12 @@ def test_a_message_that_quotes_a_request(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint where nothing listens is said to be that, with its name."""
+    """An endpoint where nothing listens is said to be that, with its name; so is a bucket that nobody could have."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     for name, value in environment("http://127.0.0.1:1").items():
         monkeypatch.setenv(name, value)
+    with pytest.raises(objects.Refused, match="the name of the bucket"):
+        open_storage("s3://no_Bucket!/x").list("u")
     with pytest.raises(objects.Unreachable, match=r"no answer at 127\.0\.0\.1:1 .*AWS_ENDPOINT_URL"):
         open_storage("s3://my-bucket").list("u")
 
