@@ -11,6 +11,7 @@ import io
 import marshal
 import sys
 import zipfile
+from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
@@ -45,10 +46,15 @@ def bundle_hash() -> str:
 
 @functools.cache
 def archive() -> bytes:
-    """The files as a zip archive, which Python can import from: the same bytes each time."""
+    """The files as a zip archive, which Python can import from."""
+    return zipped(agent_files())
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """Files by their paths as a zip archive: the same bytes each time."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, content in sorted(agent_files().items()):
+        for name, content in sorted(files.items()):
             opened.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return written.getvalue()
 

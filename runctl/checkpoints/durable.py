@@ -86,7 +86,7 @@ def store(source: str, root: str, facts: Json) -> Json:
     except BaseException:
         remove(building)
         raise
-    manifest = {"version": VERSION, **facts, "files": files, "bytes": sum(file["bytes"] for file in files)}
+    manifest = manifest_of(facts, files)
     try:
         sync(parent)
         _write(os.path.join(target, MANIFEST), manifest)
@@ -94,6 +94,10 @@ def store(source: str, root: str, facts: Json) -> Json:
         remove(target)
         raise
     return manifest
+
+
+def manifest_of(facts: Json, files: List[Json]) -> Json:
+    return {"version": VERSION, **facts, "files": files, "bytes": sum(file["bytes"] for file in files)}
 
 
 def checksum(manifest: Json) -> str:
@@ -108,7 +112,7 @@ def checksum(manifest: Json) -> str:
 
 
 def _copy_all(source: str, data: str, name: str) -> List[Json]:
-    before = _fingerprint(source)
+    before = fingerprint(source)
     is_directory = stat.S_ISDIR(os.stat(source, follow_symlinks=False).st_mode)
     members = list_files(source) if is_directory else [""]
     files = []
@@ -122,12 +126,12 @@ def _copy_all(source: str, data: str, name: str) -> List[Json]:
     # With the directory above: a manifest whose `data` a power cut takes back would vouch for nothing.
     for directory_path, _, _ in os.walk(os.path.dirname(data)):
         sync(directory_path)
-    if _fingerprint(source) != before:
+    if fingerprint(source) != before:
         raise Changed(name)
     return files
 
 
-def _fingerprint(path: str) -> Tuple[object, ...]:
+def fingerprint(path: str) -> Tuple[object, ...]:
     """Changes when any file of a checkpoint does."""
     found = os.stat(path, follow_symlinks=False)
     if not stat.S_ISDIR(found.st_mode):
@@ -159,7 +163,7 @@ def copy_file(source: str, target: str, known: Optional[str] = None) -> Tuple[in
             digest_of_source = _digest_beside(reader) if beside else lambda: digest_of(reader)
             _transfer(reader, writer, found.st_size)
             os.fsync(writer)
-            _forget_cache(writer)
+            forget_cache(writer)
             actual = digest_of(writer)
             expected = actual if actual == (found.st_size, known) else digest_of_source()
             after = os.fstat(reader)
@@ -236,7 +240,7 @@ def _transfer(reader: int, writer: int, size: int) -> None:
             view = view[os.write(writer, view) :]
 
 
-def _forget_cache(descriptor: int) -> None:
+def forget_cache(descriptor: int) -> None:
     """So that reading back asks the disk and not the memory."""
     if hasattr(os, "posix_fadvise"):
         try:
@@ -306,9 +310,16 @@ def read_manifest(path: str) -> Json:
     """The manifest of a durable copy. Raises Damaged."""
     try:
         with open(os.path.join(path, MANIFEST), "rb") as file:
-            value = json.loads(file.read(MAX_MANIFEST))
+            content = file.read(MAX_MANIFEST)
     except OSError as error:
         raise Damaged(f"`{path}` is no durable checkpoint: its manifest can't be read ({error.strerror})") from None
+    return parse_manifest(content, path)
+
+
+def parse_manifest(content: bytes, path: str) -> Json:
+    """What is written in the manifest of the checkpoint at that place. Raises Damaged."""
+    try:
+        value = json.loads(content)
     except (ValueError, RecursionError):
         raise Damaged(f"`{path}` is no durable checkpoint: its manifest is no JSON") from None
     if not isinstance(value, dict) or value.get("version") != VERSION or not isinstance(value.get("files"), list):

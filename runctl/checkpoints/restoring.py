@@ -10,7 +10,9 @@ from runctl.checkpoints.lasting import sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Sequence
+    from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+    Json = Dict[str, Any]
 
 TEMPORARY_PREFIX = ".restoring-"
 
@@ -21,7 +23,24 @@ def restore_durable(source: str, name: str, target_dir: str) -> str:
 
     Raises Damaged, OSError. Until all of it is verified nothing appears under the name.
     """
-    manifest = durable.read_manifest(source)
+
+    def fetch(file: Json, target: str) -> Tuple[int, str]:
+        origin = os.path.join(source, durable.DATA, file["path"])
+        try:
+            size, digest, _ = durable.copy_file(origin, target, known=file["sha256"])
+        except (FileNotFoundError, durable.Changed, formats.Invalid):
+            raise Damaged(f"`{origin}` is missing or unreadable") from None
+        return size, digest
+
+    return restore_files(durable.read_manifest(source), os.path.join(source, durable.DATA), name, target_dir, fetch)
+
+
+def restore_files(
+    manifest: Json, source: str, name: str, target_dir: str, fetch: Callable[[Json, str], Tuple[int, str]]
+) -> str:
+    """The same from wherever `fetch` gets a file of the manifest; it puts it to a path, on the disk, and returns the
+    size and checksum of what is there. `source` is where that is, in words.
+    """
     name = _own_name(manifest.get("name")) or name
     building = os.path.join(target_dir, TEMPORARY_PREFIX + name)
     durable.remove(building)
@@ -32,12 +51,8 @@ def restore_durable(source: str, name: str, target_dir: str) -> str:
                 raise Damaged(f"`{source}` has a manifest that doesn't describe `{name}`")
             target = os.path.normpath(os.path.join(building, relative))
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            origin = os.path.join(source, durable.DATA, file["path"])
-            try:
-                size, digest, _ = durable.copy_file(origin, target, known=file["sha256"])
-            except (FileNotFoundError, durable.Changed, formats.Invalid):
-                raise Damaged(f"`{origin}` is missing or unreadable") from None
-            if (size, digest) != (file["bytes"], file["sha256"]):
+            if fetch(file, target) != (file["bytes"], file["sha256"]):
+                origin = os.path.join(source, file["path"])
                 raise Damaged(f"`{origin}` is not what was saved: its size or checksum differs from the manifest")
             os.chmod(target, int(file["mode"]) & 0o777 | 0o600)
         return _install(building, name, target_dir)

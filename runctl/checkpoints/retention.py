@@ -27,28 +27,31 @@ def _is_part_of(old: durable.Durable, new: durable.Durable) -> bool:
     return _files(old) < _files(new)
 
 
-def prune(root: str, uid: str, attempt: int, keep: int) -> List[durable.Durable]:
-    """Remove what is beyond the newest `keep`, and earlier states of the newest one; returns what was removed. An
-    attempt that isn't the highest removes nothing. The newest doesn't count while it is `unproven`: it may turn out
-    not to be whole.
+def beyond(found: List[durable.Durable], attempt: int, keep: int) -> List[durable.Durable]:
+    """What doesn't stay of a job's checkpoints, oldest first: all beyond the newest `keep`, and earlier states of the
+    newest one. An attempt that isn't the highest removes nothing. The newest doesn't count while it is `unproven`: it
+    may turn out not to be whole.
     """
-    found = durable.list_durable(root, uid)
     if not found or found[-1].attempt > attempt:
         return []
     partial = [old for old in found[:-1] if _is_part_of(old, found[-1])]
     whole = [each for each in found if each not in partial]
     stays = max(1, keep) + (1 if found[-1].manifest.get("unproven") else 0)
-    removed = [*partial, *whole[:-stays]]
+    return [*partial, *whole[:-stays]]
+
+
+def prune(root: str, uid: str, attempt: int, keep: int) -> List[durable.Durable]:
+    """Remove what is `beyond`, from a directory; returns it."""
+    removed = beyond(durable.list_durable(root, uid), attempt, keep)
     for old in removed:
-        _remove(old)
+        remove(old)
     return removed
 
 
-def withdraw(root: str, uid: str, attempt: int, source: str) -> Optional[durable.Durable]:
-    """Remove the newest durable checkpoint if the directory `source`, which isn't whole itself, shows that it was taken
-    too soon: every file of it is there, unchanged, and others have come since. Returns it.
+def taken_too_soon(found: List[durable.Durable], attempt: int, source: str) -> Optional[durable.Durable]:
+    """The newest of a job's checkpoints if the directory `source`, which isn't whole itself, shows that it was taken
+    too soon: every file of it is there, unchanged, and others have come since.
     """
-    found = durable.list_durable(root, uid)
     if not found or found[-1].attempt != attempt or found[-1].manifest.get("name") != os.path.basename(source):
         return None
     newest = found[-1]
@@ -56,21 +59,27 @@ def withdraw(root: str, uid: str, attempt: int, source: str) -> Optional[durable
     if len(members) <= len(newest.manifest["files"]):
         return None
     now = {(os.path.join(os.path.basename(source), each), _digest(os.path.join(source, each))) for each in members}
-    if not _files(newest) < now:
-        return None
-    _remove(newest)
+    return newest if _files(newest) < now else None
+
+
+def withdraw(root: str, uid: str, attempt: int, source: str) -> Optional[durable.Durable]:
+    """Remove the newest durable checkpoint from a directory if it was `taken_too_soon`; returns it."""
+    newest = taken_too_soon(durable.list_durable(root, uid), attempt, source)
+    if newest is not None:
+        remove(newest)
     return newest
 
 
 def _digest(path: str) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Of what a link leads to, too: `list_files` has made sure that this is inside."""
+    descriptor = os.open(os.path.realpath(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return durable.digest_of(descriptor)[1]
     finally:
         os.close(descriptor)
 
 
-def _remove(old: durable.Durable) -> None:
+def remove(old: durable.Durable) -> None:
     """The manifest goes first: a crash in between leaves something that is no checkpoint, for the next sweep."""
     os.unlink(os.path.join(old.path, durable.MANIFEST))
     sync(old.path)

@@ -18,7 +18,7 @@ def verify(path: str) -> Json:
     """Read all of the copy and compare it with its manifest, which is returned. Raises Damaged, OSError."""
     manifest = durable.read_manifest(path)
     for file in manifest["files"]:
-        if not isinstance(file, dict) or not _inside(file.get("path")):
+        if not isinstance(file, dict) or not is_inside(file.get("path")):
             raise Damaged(f"`{path}` has a manifest that names something outside of it")
         inner = os.path.join(path, durable.DATA, file["path"])
         try:
@@ -34,5 +34,6 @@ def verify(path: str) -> Json:
     return manifest
 
 
-def _inside(path: object) -> bool:
+def is_inside(path: object) -> bool:
+    """Whether a path in a manifest stays below where the files are."""
     return isinstance(path, str) and bool(path) and not os.path.isabs(path) and ".." not in path.split("/")
