@@ -91,7 +91,7 @@ def roots() -> tuple[Path, Path]:
 
 def prepare(region: str) -> None:
     """Make the groups above a region's hosts."""
-    for root in set(roots()):
+    for root in sorted(set(roots())):
         for group in (root, root / PARENT, root / PARENT / region):
             group.mkdir(exist_ok=True)
             control = group / "cgroup.subtree_control"
@@ -102,7 +102,7 @@ def prepare(region: str) -> None:
 def left(region: str) -> list[Path]:
     """The groups of a region that are there, the innermost first."""
     found: list[Path] = []
-    for root in set(roots()):
+    for root in sorted(set(roots())):
         top = root / PARENT / region
         if top.is_dir():
             found += [each for each in top.iterdir() if each.is_dir()]

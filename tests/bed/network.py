@@ -74,7 +74,7 @@ class Link:
         self._state(FORWARDING)
 
     def _state(self, state: str) -> None:
-        run("ip", "link", "set", self.name, "type", "bridge_slave", "state", state)
+        run("bridge", "link", "set", "dev", self.name, "state", state)
 
 
 def open_network(prefix: str) -> Network:

@@ -140,29 +140,37 @@ def reap() -> None:
         pid, start, number = directory.name.split(".")
         owner = Owner(int(pid), start, int(number))
         if not owner.is_alive:
-            remove(owner)
+            # What a process that can't be killed holds is left to the next one: it is in nobody's way.
+            with suppress(TimeoutError, OSError):
+                remove(owner)
 
 
 def remove(owner: Owner) -> None:
     """End whatever of a region is there. Its directory goes last: while it is there, something may be left."""
-    for group in cgroups.left(owner.region):
-        _end(group)
+    groups = cgroups.left(owner.region)
+    _end(groups)
+    for group in groups:
         cgroups.remove(group)
     for name in network.left(owner.prefix):
         network.remove(name)
     shutil.rmtree(regions() / owner.region)
 
 
-def _end(group: Path) -> None:
-    with suppress(OSError):
-        (group / "freezer.state").write_text("THAWED")
-    with suppress(OSError):
-        (group / "cgroup.freeze").write_text("0")
+def _end(groups: list[Path]) -> None:
+    """Kill what is in them; what is frozen dies as it thaws."""
     end = time.monotonic() + cgroups.EMPTY_WITHIN_S
-    while time.monotonic() < end and (pids := (group / "cgroup.procs").read_text().split()):
+    while time.monotonic() < end:
+        pids = {pid for group in groups for pid in (group / "cgroup.procs").read_text().split()}
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
+        for group in groups:
+            for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                if (group / name).exists():
+                    with suppress(OSError):
+                        (group / name).write_text(word)
+        if not pids:
+            return
         time.sleep(0.01)
 
 
