@@ -104,11 +104,10 @@ def test_power_cut_and_reboot_keep_the_disk(region: Region) -> None:
     assert (second_boot != first_boot, same_machine) == (True, machine)
     assert on(region, host, "cat /root/kept; ls /tmp").out == "kept"
 
-    on(
-        region,
-        host,
-        "setsid sh -c 'trap \"echo told >/root/told; exit\" TERM; while :; do sleep 0.05; done' >&- 2>&- &",
-    )
+    asked = "trap 'echo told >/root/told; exit' TERM; while :; do date +%s.%N >/root/beat; sleep 0.05; done"
+    on(region, host, f'setsid sh -c "{asked}" >/dev/null 2>&1 </dev/null &')
+    first = beats(host)
+    until(lambda: beats(host) not in ("", first), "a beat")
     host.reboot()
     assert on(region, host, "cat /proc/sys/kernel/random/boot_id /root/kept /root/told").out.split()[1:] == [
         "kept",
