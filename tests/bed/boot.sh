@@ -35,6 +35,9 @@ mknod -m 666 dev/tty c 5 0
 mount -t tmpfs -o mode=755,size=16m tmpfs run
 mount -t tmpfs -o mode=1777,size=64m tmpfs tmp
 mkdir -p run/sshd
+touch run/clock
+mount --bind "$BED_DIR/clock" run/clock
+mount -o remount,bind,ro run/clock
 while IFS= read -r shared; do
     [ -n "$shared" ] || continue
     mkdir -p ".$shared"
@@ -58,4 +61,6 @@ ip neigh replace "$BED_GATEWAY" lladdr "$BED_GATEWAY_MAC" dev eth0 nud permanent
 sleep "$BED_BOOT_SECONDS"
 # Memory that runs out ends what a user started and not the host. Where that isn't allowed, the kernel picks the largest.
 echo -1000 2>/dev/null >/proc/self/oom_score_adj || :
-exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb /bin/bash /sbin/init >&2
+# What would reach beyond the host: this machine's clock, its kernel, its disks.
+exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb \
+    setpriv --bounding-set=-sys_time,-sys_module,-sys_rawio,-mknod /bin/bash /sbin/init >&2

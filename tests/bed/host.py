@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import image
 from .cgroups import Cgroup
+from .clock import Clock
 from .commands import run
 from .imds import Imds
 from .network import Link
@@ -52,6 +53,7 @@ class Host:
         self.address = hardware.link.address
         self.boot_seconds = boot_seconds
         self.imds = Imds({"instance-id": f"i-{hardware.name}", "local-ipv4": self.address})
+        self.clock = Clock(hardware.directory / "clock")
         self._power: subprocess.Popen[str] | None = None
         self._init = 0
 

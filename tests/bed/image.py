@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import clock
 from .commands import run
 from .sshd import OpenSSH
 
@@ -80,8 +81,12 @@ def make_layer(layer: Path, identity: Identity, server: OpenSSH) -> None:
     (etc / "ssh/sshd_config").write_text(SSHD_CONFIG)
     shutil.copy(identity.authorized, etc / "ssh/authorized_keys")
     shutil.copy(identity.host_key, etc / "ssh/ssh_host_ed25519_key")
-    (layer / "usr/sbin").mkdir(parents=True, exist_ok=True)
+    for name in ("usr/sbin", "usr/lib"):
+        (layer / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).parent / "init.sh", layer / "usr/sbin/init")
+    if built := clock.library():
+        shutil.copy(built, layer / clock.LIBRARY.lstrip("/"))
+        (etc / "ld.so.preload").write_text(f"{clock.LIBRARY}\n")
     if not has_python():
         (layer / "usr/local/bin").mkdir(parents=True, exist_ok=True)
         (layer / "usr/local/bin/python3").symlink_to(Path(sys.base_prefix) / "bin/python3")

@@ -12,8 +12,7 @@ from .commands import CommandFailed, run
 from .places import cache
 
 USUAL = Path("/usr/sbin/sshd")
-# libfaketime comes along: what it costs is 100 kB, and a wrong clock needs it.
-PACKAGES = ("openssh-server", "libfaketime")
+PACKAGE = "openssh-server"
 
 
 class NoOpenSSH(Exception):
@@ -25,13 +24,6 @@ class OpenSSH:
     """`tree` is laid over a host's root; None where this machine has the server itself."""
 
     tree: Path | None
-
-    def find(self, pattern: str) -> Path | None:
-        """A file of the tree or of this machine by a pattern below `/`, as a host sees it."""
-        for root in (self.tree, Path("/")):
-            if root is not None and (found := sorted(root.glob(pattern))):
-                return Path("/") / found[0].relative_to(root)
-        return None
 
 
 def openssh() -> OpenSSH:
@@ -69,7 +61,7 @@ def _download(tree: Path) -> None:
 
 def _wanted() -> list[str]:
     """What would have to be installed here, in the versions that fit what is installed."""
-    plan = run("apt-get", "--simulate", "install", "--no-install-recommends", *PACKAGES)
+    plan = run("apt-get", "--simulate", "install", "--no-install-recommends", PACKAGE)
     return [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import asyncssh
 import pytest
 
 from . import cgroups, network
+from .clock import library
 from .commands import run
 from .host import Host
 from .places import regions
@@ -195,6 +197,29 @@ def test_memory_that_runs_out_ends_who_took_it(region: Region) -> None:
     before = beats(poor)
     until(lambda: beats(poor) not in ("", before), "a beat")
     assert on(region, other, "hostname").out == "box2"
+
+
+@pytest.mark.skipif(library() is None, reason="left out: a wrong clock, since there is no C compiler")
+def test_a_clock_is_wrong_and_is_set(region: Region) -> None:
+    """For what reads the time and for the times of files, also in what runs already; not for what counts seconds."""
+    host, other = region.add(2)
+    host.clock.set(timedelta(minutes=10))
+    code = (
+        "import os, time; open('/root/new', 'w'); print(time.time(), os.stat('/root/new').st_mtime, time.monotonic())"
+    )
+    wall, written, counted = map(float, on(region, host, f'python3 -c "{code}"').out.split())
+    assert abs(wall - time.time() - 600) < PATIENCE
+    assert abs(written - wall) < 1
+    assert counted < PATIENCE
+    assert abs(float(on(region, other, "date +%s").out) - time.time()) < PATIENCE
+
+    on(region, host, BEAT.replace("date +%s.%N", 'printf "%(%s)T" -1').replace("sh -c", "bash -c"))
+    until(lambda: beats(host) and float(beats(host)) > time.time() + 300, "a beat by the wrong clock")
+    host.clock.set(timedelta(minutes=-10))
+    until(lambda: beats(host) and float(beats(host)) < time.time() - 300, "a beat by the clock that was set")
+    host.reboot()
+    assert abs(float(on(region, host, "date +%s").out) - time.time() + 600) < PATIENCE
+    assert on(region, host, "date -s 2020-01-01").code != 0
 
 
 def test_a_slow_link_is_slow(region: Region) -> None:
