@@ -25,6 +25,8 @@ def main() -> int:
             print(f"{len(hosts)} hosts after {time.monotonic() - began:.1f} s. Try:", file=sys.stderr)
             for host in hosts:
                 print(f"ssh -F {region.config} {host.name}   # {host.address}", flush=True)
+            for trait, why in region.missing.items():
+                print(f"left out: {trait}, since {why}", file=sys.stderr)
             print("They end with Ctrl-C, or with the end of the input.", file=sys.stderr)
             while sys.stdin.readline():
                 pass

@@ -11,7 +11,6 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -27,8 +26,8 @@ _CLONE_NEWNET = 0x40000000
 class Imds:
     """`data` is what it knows, by the path below `/latest/meta-data/`; to change it is to tell the host."""
 
-    def __init__(self, data: Mapping[str, str]) -> None:
-        self.data = dict(data)
+    def __init__(self, data: dict[str, str]) -> None:
+        self.data = data
         self.tokens: dict[str, float] = {}
         self._server: _Server | None = None
 

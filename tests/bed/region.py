@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cgroups, image, network
+from . import cgroups, image, loopback, means, network
 from .commands import run
-from .host import Hardware, Host
+from .host import Host, Trait
+from .namespaces import Hardware, NamespaceHost
 from .places import cache, regions
 from .sshd import OpenSSH, openssh
 
@@ -53,10 +54,12 @@ class Owner:
 
 
 class Region:
-    """Made by `open_region`. `config` is a configuration of an SSH client that reaches its hosts by their names."""
+    """Made by `open_region`. `missing` is what its hosts do without, and why; `config` is a configuration of an SSH
+    client that reaches its hosts by their names."""
 
-    def __init__(self, owner: Owner, server: OpenSSH, net: network.Network) -> None:
+    def __init__(self, owner: Owner, server: OpenSSH, net: network.Network | None) -> None:
         self.owner, self.server, self.network = owner, server, net
+        self.missing: dict[Trait, str] = means.missing()
         self.directory = regions() / owner.region
         self.key = self.directory / "id"
         self.known_hosts = self.directory / "known_hosts"
@@ -80,12 +83,12 @@ class Region:
             )
             self.hosts += made
             self._write_clients_files()
-            list(pool.map(Host.boot, made))
+            list(pool.map(lambda host: host.boot(), made))
         return made
 
     def close(self) -> None:
         with ThreadPoolExecutor(BOOTING_AT_ONCE) as pool:
-            list(pool.map(Host.close, self.hosts))
+            list(pool.map(lambda host: host.close(), self.hosts))
         remove(self.owner)
 
     def _make(self, number: int, disk_bytes: int, memory_bytes: int, boot_seconds: float) -> Host:
@@ -94,17 +97,21 @@ class Region:
         directory.mkdir()
         host_key = directory / "host_key"
         self._keygen(name, host_key)
+        if self.network is None:
+            authorized = self.key.with_suffix(".pub")
+            return loopback.LoopbackHost(name, directory, number, authorized, self.server, boot_seconds)
+        link = network.Link(self.network, f"{self.owner.prefix}-{number + 1}", number + 2)
         identity = image.Identity(name, uuid.uuid4().hex, host_key, self.key.with_suffix(".pub"))
         image.make_disk(directory / "disk.img", disk_bytes, identity, self.server)
-        link = network.Link(self.network, f"{self.owner.prefix}-{number + 1}", number + 2)
         group = cgroups.cgroup(self.owner.region, name)
-        return Host(Hardware(name, directory, link, group, memory_bytes), boot_seconds)
+        return NamespaceHost(Hardware(name, directory, link, group, memory_bytes), boot_seconds)
 
     def _write_clients_files(self) -> None:
         known, config = [], []
         for host in self.hosts:
             kind, key, *_ = (self.directory / host.name / "host_key.pub").read_text().split()
-            known.append(f"{host.address} {kind} {key}\n")
+            named = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+            known.append(f"{named} {kind} {key}\n")
             config.append(
                 f"Host {host.name}\n  HostName {host.address}\n  Port {host.port}\n  User {host.user}\n"
                 f"  IdentityFile {self.key}\n  IdentitiesOnly yes\n  UserKnownHostsFile {self.known_hosts}\n"
@@ -125,8 +132,10 @@ def open_region() -> Iterator[Region]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         reap()
         (regions() / owner.region).mkdir(mode=0o700)
-        cgroups.prepare(owner.region)
-        net = network.open_network(owner.prefix)
+        net = None
+        if not means.no_namespaces():
+            cgroups.prepare(owner.region)
+            net = network.open_network(owner.prefix)
     region = Region(owner, server, net)
     try:
         yield region
@@ -147,12 +156,14 @@ def reap() -> None:
 
 def remove(owner: Owner) -> None:
     """End whatever of a region is there. Its directory goes last: while it is there, something may be left."""
+    loopback.end_all(regions() / owner.region)
     groups = cgroups.left(owner.region)
     _end(groups)
     for group in groups:
         cgroups.remove(group)
-    for name in network.left(owner.prefix):
-        network.remove(name)
+    if not means.no_namespaces():
+        for name in network.left(owner.prefix):
+            network.remove(name)
     shutil.rmtree(regions() / owner.region)
 
 

@@ -25,6 +25,26 @@ class OpenSSH:
 
     tree: Path | None
 
+    @property
+    def program(self) -> Path:
+        """To be run on this machine."""
+        return (self.tree or Path("/")) / "usr/sbin/sshd"
+
+    def environment(self) -> dict[str, str]:
+        """With which `program` finds its libraries."""
+        if self.tree is None:
+            return {}
+        return {"LD_LIBRARY_PATH": ":".join(map(str, sorted((self.tree / "usr/lib").glob("*-linux-gnu*"))))}
+
+    def options(self) -> str:
+        """Lines of a configuration with which it finds its other programs; they are apart since version 9.8."""
+        found = []
+        for name in ("sshd-session", "sshd-auth"):
+            path = (self.tree or Path("/")) / "usr/lib/openssh" / name
+            if self.tree and path.exists():
+                found.append(f"{name.title().replace('-', '')}Path {path}\n")
+        return "".join(found)
+
 
 def openssh() -> OpenSSH:
     """Raises `NoOpenSSH`. The first call on a machine may take some seconds; only one process downloads."""

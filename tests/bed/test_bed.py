@@ -18,9 +18,8 @@ import asyncssh
 import pytest
 
 from . import cgroups, network
-from .clock import library
 from .commands import run
-from .host import Host
+from .host import Host, Trait
 from .places import regions
 from .region import Owner, Region, open_region
 from .slow import slow_link
@@ -71,6 +70,7 @@ def beats(host: Host) -> str:
 BEAT = "setsid sh -c 'while :; do date +%s.%N >/root/beat; sleep 0.05; done' >/dev/null 2>&1 </dev/null &"
 
 
+@pytest.mark.needs(Trait.OWN_ROOT)
 def test_a_host_is_a_host(region: Region) -> None:
     """With an address, a name, a process tree and a disk of its own, and a Python; and with nobody's files."""
     here = Path.home() / "a-secret-of-this-machine"
@@ -89,6 +89,7 @@ def test_a_host_is_a_host(region: Region) -> None:
     assert on(region, host, "ls /dev/vda /dev/sda /dev/loop0 2>/dev/null").out == ""
 
 
+@pytest.mark.needs(Trait.REBOOT)
 def test_power_cut_and_reboot_keep_the_disk(region: Region) -> None:
     """Nothing survives that ran, not even in a session of its own; the boot is another one, the machine is not."""
     (host,) = region.add()
@@ -130,6 +131,7 @@ def test_a_boot_takes_its_time(region: Region) -> None:
     assert time.monotonic() - began >= 1.0
 
 
+@pytest.mark.needs(Trait.PARTITION)
 def test_a_partition_is_silent_and_heals(region: Region) -> None:
     """Who is cut off works on; a connection survives a short cut, and one that asks for a sign of life ends."""
     cut_off, other = region.add(2)
@@ -178,6 +180,7 @@ def test_a_frozen_host_does_nothing_until_it_thaws(region: Region) -> None:
     assert on(region, host, "true").code == 0
 
 
+@pytest.mark.needs(Trait.FULL_DISK)
 def test_a_full_disk_is_full(region: Region) -> None:
     full, other = region.add(2, disk_bytes=64 << 20)
     full.fill_disk()
@@ -188,6 +191,7 @@ def test_a_full_disk_is_full(region: Region) -> None:
     assert on(region, full, "head -c 100000 /dev/zero >/root/more").code == 0
 
 
+@pytest.mark.needs(Trait.MEMORY)
 def test_memory_that_runs_out_ends_who_took_it(region: Region) -> None:
     """On that host alone, which works on."""
     poor, other = region.add(2, memory_bytes=96 << 20)
@@ -199,11 +203,11 @@ def test_memory_that_runs_out_ends_who_took_it(region: Region) -> None:
     assert on(region, other, "hostname").out == "box2"
 
 
-@pytest.mark.skipif(library() is None, reason="left out: a wrong clock, since there is no C compiler")
+@pytest.mark.needs(Trait.CLOCK)
 def test_a_clock_is_wrong_and_is_set(region: Region) -> None:
     """For what reads the time and for the times of files, also in what runs already; not for what counts seconds."""
     host, other = region.add(2)
-    host.clock.set(timedelta(minutes=10))
+    host.set_clock(timedelta(minutes=10))
     code = (
         "import os, time; open('/root/new', 'w'); print(time.time(), os.stat('/root/new').st_mtime, time.monotonic())"
     )
@@ -215,7 +219,7 @@ def test_a_clock_is_wrong_and_is_set(region: Region) -> None:
 
     on(region, host, BEAT.replace("date +%s.%N", 'printf "%(%s)T" -1').replace("sh -c", "bash -c"))
     until(lambda: beats(host) and float(beats(host)) > time.time() + 300, "a beat by the wrong clock")
-    host.clock.set(timedelta(minutes=-10))
+    host.set_clock(timedelta(minutes=-10))
     until(lambda: beats(host) and float(beats(host)) < time.time() - 300, "a beat by the clock that was set")
     host.reboot()
     assert abs(float(on(region, host, "date +%s").out) - time.time() + 600) < PATIENCE
@@ -243,6 +247,7 @@ def test_a_slow_link_is_slow(region: Region) -> None:
     assert size == 266_668
 
 
+@pytest.mark.needs(Trait.IMDS)
 def test_the_metadata_service_wants_a_token(region: Region) -> None:
     """Version 1, which takes any request for its owner's, isn't there."""
     (host,) = region.add()
@@ -268,7 +273,7 @@ print(json.dumps([first, mute, *more]))
     assert json.loads(on(region, host, line).out) == [
         401, 400, [200, "i-box1"], [404, ""], [200, "instance-id\nlocal-ipv4"], [404, ""],
     ]  # fmt: skip
-    host.imds.data["spot/instance-action"] = '{"action": "terminate"}'
+    host.metadata["spot/instance-action"] = '{"action": "terminate"}'
     assert json.loads(on(region, host, line).out)[3:] == [
         [200, '{"action": "terminate"}'], [200, "instance-id\nlocal-ipv4\nspot/"], [200, "instance-action"],
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from acceptance.machine import Machine, machine_in
 
-from .host import Host
+from .host import Host, Trait
 from .region import Region
 
 WORLD = "/root/world"
@@ -49,6 +49,7 @@ def ended_once(machine: Machine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs(Trait.PARTITION)
 def test_a_training_outlives_its_controller_and_a_partition(machine: Machine, host: Host) -> None:
     """The controller is killed in mid-run and another one adopts; the host is cut off for 20 steps and heals."""
     manifest = far(machine, steps=50)
@@ -69,6 +70,7 @@ def test_a_training_outlives_its_controller_and_a_partition(machine: Machine, ho
 
 
 @pytest.mark.slow
+@pytest.mark.needs(Trait.REBOOT)
 def test_a_training_goes_on_after_a_power_cut(machine: Machine, host: Host) -> None:
     """In another attempt, from a checkpoint that was durable, when the host has booted again."""
     manifest = far(machine, steps=30)
