@@ -58,9 +58,14 @@ class Host(ABC):
     def pids(self) -> list[int]:
         """Its processes as this machine knows them."""
 
+    @property
+    @abstractmethod
+    def home(self) -> Path:
+        """Its user's home as this machine sees it, also while nobody can reach the host. It must be on."""
+
     @abstractmethod
     def inside(self, path: str) -> Path:
-        """A file of it as this machine sees it, also while nobody can reach the host. It must be on."""
+        """Any file of it, likewise."""
 
     @abstractmethod
     def freeze(self) -> None:

@@ -1,13 +1,13 @@
 """A host where namespaces are forbidden: a group of processes with an SSH server of its own, on 127.0.0.N.
 
-It has a home of its own and no more: accounts, files and clocks are this machine's. Its processes are those with its
-mark in their environment.
+It has a home of its own and no more: accounts, files and clocks are this machine's.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 import socket
 import subprocess
@@ -63,12 +63,12 @@ class LoopbackHost(Host):
         if self._first is not None:
             raise HostTrouble(f"{self.name} is on already")
         server = [str(self._server.program), "-D", "-e", "-f", str(self.directory / "sshd_config")]
-        # With this process it ends as well: its input is the power, which goes with whoever holds the other end.
+        # Its input is the power, which goes with whoever holds the other end. Sessions are left to the next region.
         watched = '"$@" & cat >/dev/null; kill $!'
         environ = {"PATH": os.environ["PATH"], MARK: str(self.directory), **self._server.environment()}
         with (self.directory / "console.log").open("ab") as console:
             self._first = subprocess.Popen(
-                ["sh", "-c", f"sleep {self.boot_seconds}; exec <&0; {watched}", "sh", *server], env=environ,
+                ["sh", "-c", f"sleep {self.boot_seconds}; {watched}", "sh", *server], env=environ,
                 stdin=subprocess.PIPE, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
 
@@ -95,9 +95,13 @@ class LoopbackHost(Host):
     def pids(self) -> list[int]:
         return marked(self.directory)
 
+    @property
+    def home(self) -> Path:
+        return self.directory / "home"
+
     def inside(self, path: str) -> Path:
-        """Below its home, the one thing that is its own."""
-        return self.directory / "home" / path.lstrip("/")
+        """Files are this machine's."""
+        return Path(path)
 
     def freeze(self) -> None:
         """Who starts a process at that moment is stopped a moment later, with it."""
@@ -112,15 +116,24 @@ class LoopbackHost(Host):
 
 
 def marked(directory: Path) -> list[int]:
-    """Live processes of the host, or of any in the region, whose directory that is."""
-    mark, below = f"{MARK}={directory}".encode(), f"{MARK}={directory}/".encode()
-    found = []
+    """Live processes of the host, or of any in the region, whose directory that is.
+
+    A server writes its title over its environment, so that it is known by its title, and its sessions by their parent.
+    """
+    parents: dict[int, int] = {}
+    found: set[int] = set()
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         with suppress(OSError):
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if any(each == mark or each.startswith(below) for each in variables) and _state(pid) != "Z":
-                found.append(pid)
-    return found
+            state, parent, *_ = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if state == "Z":
+                continue
+            parents[pid] = int(parent)
+            words = Path(f"/proc/{pid}/cmdline").read_bytes() + b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
+            if re.search(rb"(%s=|-f )%s[/\0]" % (MARK.encode(), re.escape(bytes(directory))), words + b"\0"):
+                found.add(pid)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
 
 
 def end_all(directory: Path) -> None:

@@ -115,6 +115,10 @@ class NamespaceHost(Host):
     def empty_disk(self) -> None:
         self.inside(FILLER).unlink()
 
+    @property
+    def home(self) -> Path:
+        return self.inside("/root")
+
     def inside(self, path: str) -> Path:
         return Path(f"/proc/{self._init}/root{path}")
 
