@@ -110,6 +110,13 @@ def left(region: str) -> list[Path]:
     return found
 
 
+def tidy() -> None:
+    """Take away what is above all regions, when the last one has gone."""
+    for root in set(roots()):
+        with suppress(OSError):
+            (root / PARENT).rmdir()
+
+
 def remove(group: Path) -> None:
     """Raises `TimeoutError` while there are processes in it."""
     end = time.monotonic() + EMPTY_WITHIN_S

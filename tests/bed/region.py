@@ -65,6 +65,7 @@ class Region:
         self.known_hosts = self.directory / "known_hosts"
         self.config = self.directory / "config"
         self.hosts: list[Host] = []
+        self._routes: dict[str, tuple[str, int]] = {}
         self._keygen("region", self.key)
 
     def add(
@@ -86,10 +87,17 @@ class Region:
             list(pool.map(lambda host: host.boot(), made))
         return made
 
+    def route(self, host: Host, address: str, port: int) -> None:
+        """Let clients reach the host there from now on, as through a `SlowLink`."""
+        self._routes[host.name] = (address, port)
+        self._write_clients_files()
+
     def close(self) -> None:
         with ThreadPoolExecutor(BOOTING_AT_ONCE) as pool:
             list(pool.map(lambda host: host.close(), self.hosts))
         remove(self.owner)
+        with _lock():
+            cgroups.tidy()
 
     def _make(self, number: int, disk_bytes: int, memory_bytes: int, boot_seconds: float) -> Host:
         name = f"box{number + 1}"
@@ -110,10 +118,11 @@ class Region:
         known, config = [], []
         for host in self.hosts:
             kind, key, *_ = (self.directory / host.name / "host_key.pub").read_text().split()
-            named = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+            address, port = self._routes.get(host.name, (host.address, host.port))
+            named = address if port == 22 else f"[{address}]:{port}"
             known.append(f"{named} {kind} {key}\n")
             config.append(
-                f"Host {host.name}\n  HostName {host.address}\n  Port {host.port}\n  User {host.user}\n"
+                f"Host {host.name}\n  HostName {address}\n  Port {port}\n  User {host.user}\n"
                 f"  IdentityFile {self.key}\n  IdentitiesOnly yes\n  UserKnownHostsFile {self.known_hosts}\n"
             )
         self.known_hosts.write_text("".join(known))
@@ -128,8 +137,7 @@ def open_region() -> Iterator[Region]:
     """Raises `NoOpenSSH` where there is no server to be had."""
     server = openssh()
     owner = Owner(os.getpid(), _start(os.getpid()) or "", next(_numbers))
-    with (cache() / "regions.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _lock():
         reap()
         (regions() / owner.region).mkdir(mode=0o700)
         net = None
@@ -141,6 +149,14 @@ def open_region() -> Iterator[Region]:
         yield region
     finally:
         region.close()
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    """One process at a time opens a region, or takes away what all of them share."""
+    with (cache() / "regions.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def reap() -> None:

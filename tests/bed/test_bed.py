@@ -232,10 +232,8 @@ def test_a_slow_link_is_slow(region: Region) -> None:
     """Each answer takes both ways; the bytes of a second are bounded, and all of them come."""
     (host,) = region.add()
 
-    async def body(address: str, port: int) -> tuple[float, float, int]:
-        options: dict[str, Any] = {"host": address, "port": port, "known_hosts": None, "keepalive_interval": 0}
-        options |= {"client_keys": [str(region.key)], "username": "root"}
-        async with await asyncssh.connect(**options) as connection:
+    async def body() -> tuple[float, float, int]:
+        async with await connect(region, host, keepalive_interval=0) as connection:
             began = time.monotonic()
             await connection.run("true")
             answered = time.monotonic()
@@ -243,7 +241,8 @@ def test_a_slow_link_is_slow(region: Region) -> None:
         return answered - began, time.monotonic() - answered, len(str(got.stdout))
 
     with slow_link((host.address, host.port), delay=0.1, rate=200_000) as link:
-        asked, read, size = asyncio.run(body(link.address, link.port))
+        region.route(host, link.address, link.port)
+        asked, read, size = asyncio.run(body())
     assert asked >= 2 * 2 * 0.1  # a channel, then its command
     assert read >= size / 200_000
     assert size == 266_668
