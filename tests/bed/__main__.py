@@ -17,7 +17,9 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, default=1, help="how many (1)")
     parser.add_argument("--boot-seconds", type=float, default=0.0, help="how long each takes to boot, at least (0)")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that starts this in the background hands on an ignored SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     try:
         with open_region() as region, suppress(KeyboardInterrupt):

@@ -72,7 +72,7 @@ class Region:
         self,
         count: int = 1,
         *,
-        disk_bytes: int = 256 * MIB,
+        disk_bytes: int = 2048 * MIB,
         memory_bytes: int = 512 * MIB,
         boot_seconds: float = 0.0,
     ) -> list[Host]:
