@@ -31,6 +31,8 @@ mknod -m 666 dev/full c 1 7
 mknod -m 666 dev/random c 1 8
 mknod -m 666 dev/urandom c 1 9
 mknod -m 666 dev/tty c 5 0
+# It would reboot this machine.
+if [ -e proc/sysrq-trigger ]; then mount --bind dev/null proc/sysrq-trigger; fi
 
 mount -t tmpfs -o mode=755,size=16m tmpfs run
 mount -t tmpfs -o mode=1777,size=64m tmpfs tmp

@@ -89,6 +89,8 @@ def test_a_host_is_a_host(region: Region) -> None:
     assert on(region, host, f"mkdir -p {here.parent} && touch {here} /usr/bin/{here.name} /tmp/{here.name}").code == 0
     assert not [each for each in (here, Path("/usr/bin") / here.name, Path("/tmp") / here.name) if each.exists()]
     assert on(region, host, "ls /dev/vda /dev/sda /dev/loop0 2>/dev/null").out == ""
+    assert on(region, host, "mknod /root/disk b 254 0").code != 0
+    assert on(region, host, "stat -c %F /proc/sysrq-trigger").out in ("character special file", "")
 
 
 @pytest.mark.needs(Trait.REBOOT)
