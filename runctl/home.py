@@ -19,6 +19,11 @@ class Home(msgspec.Struct, frozen=True):
         return self.root / "state.sqlite"
 
     @property
+    def clients(self) -> Path:
+        """What agents store checkpoints in S3 with."""
+        return self.root / "clients"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

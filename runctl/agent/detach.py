@@ -15,7 +15,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import List, Sequence
 
-USAGE = "usage: python -I -S -E launch.py [--salvage] <run dir> | --serve | --receive <store> <name>\n"
+USAGE = (
+    "usage: python -I -S -E launch.py [--salvage] <run dir> | --serve | --receive <store> <name> | "
+    "--unpack <root> <name>\n"
+)
 MAX_DESCRIPTORS = 4096
 
 
@@ -31,6 +34,10 @@ def main(entry: str, arguments: List[str]) -> int:
 
         gc.enable()
         return receiving.main(arguments[1], arguments[2])
+    if len(arguments) == 3 and arguments[0] == "--unpack":
+        from runctl.agent import unpack
+
+        return unpack.receive(arguments[1:])
     if len(arguments) == 1:
         return launch(entry, arguments[0], "--guardian")
     if len(arguments) == 3 and arguments[0] == "--guardian":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 
-from runctl.agent import saver
+from runctl.agent import clocks, saver
 from runctl.agent.child import Helper, fork_helper
 from runctl.agent.files import Journal, replace_json
 from runctl.agent.watch import Candidate, CutOff, Watch
 from runctl.checkpoints import names
+from runctl.checkpoints.storage import S3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ BRISK_LOOK_SECONDS = 0.2
 LEAST_TELLING = 16 * 1024 * 1024
 RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 60.0
+# Who died may have stored what nobody noted: how long an object storage is asked for that.
+SURVEY_SECONDS = 60.0
 
 
 class RestoreFailed(Exception):
@@ -117,6 +121,8 @@ class Keeper:
                     self._restored = report["restored"]
                 elif "numbered" in report:
                     self._watch.seen = report["numbered"]
+                elif "collide" in report:
+                    self._event("checkpoints_may_collide", report["collide"])
                 elif "damaged" in report:
                     self.resumed_instead = report["instead"]
                     self._event("checkpoint_damaged", report["damaged"])
@@ -150,11 +156,10 @@ class Keeper:
         """Go on where another agent, which is dead, was stopped. The training `began` at that wall-clock instant;
         `settling` is what the agent had learned of its directories.
         """
-        from runctl.checkpoints import durable
-
         spec = self._spec
         settled: Dict[str, float] = {}
-        numbers = [0, *durable.numbers(spec.checkpoint.destination, spec.uid, spec.attempt)]
+        found = self._survey()
+        numbers = [0, *(number for report in found for number in report.get("numbers", ()))]
         kept: Dict[int, Json] = {}
         for line in self._journal.resume():
             seq, at, status = line.get("seq"), line.get("at"), line.get("status")
@@ -169,7 +174,7 @@ class Keeper:
                 kept.pop(seq, None)
             if status in ("durable", "invalid"):
                 settled[str(line.get("name"))] = at
-        for line in self._reconcile(kept):
+        for line in self._reconcile(kept, found):
             self._durable += 1
             settled[str(line["name"])] = line["at"]
         self._durable_before, self._newest_durable = [None, None, *(kept[seq] for seq in sorted(kept))][-2:]
@@ -179,25 +184,42 @@ class Keeper:
             self._watch.settling = max(self._watch.settling, float(settling))
         self._restored = ""
 
-    def _reconcile(self, kept: Dict[int, Json]) -> List[Json]:
-        """Bring the journal, and `kept` of it, in line with the copies on the disk: whoever died may have made or
+    def _survey(self) -> List[Json]:
+        """What a look at the copies reported; it may have been cut short."""
+        if not self._spec.checkpoint.destination.startswith(S3):
+            reports: List[Json] = []
+            saver.survey(self._spec)(reports.append)
+            return reports
+        # Who asks a network for long must not keep the guardian from its last word.
+        helper = self._fork(saver.survey(self._spec), "survey")
+        until = clocks.now().active + SURVEY_SECONDS
+        reports = helper.reports()
+        while helper.descriptor >= 0 and clocks.now().active < until:
+            select.select([helper.descriptor], [], [], LOOK_SECONDS)
+            reports += helper.reports()
+        if helper.descriptor >= 0:
+            helper.kill()
+            helper.close()
+        return reports
+
+    def _reconcile(self, kept: Dict[int, Json], found: List[Json]) -> List[Json]:
+        """Bring the journal, and `kept` of it, in line with the copies that were found: whoever died may have made or
         removed one without having noted it. Returns the lines of those that were not noted.
         """
-        from runctl.checkpoints import durable
+        if not any("surveyed" in report for report in found):
+            return []  # of what can't be looked at nothing is known to be lost
+        from runctl.checkpoints.durable import Durable
 
-        root, uid, attempt = self._spec.checkpoint.destination, self._spec.uid, self._spec.attempt
-        if not os.path.isdir(os.path.dirname(durable.directory(root, uid, attempt, 0))):
-            return []  # a destination that isn't mounted has lost nothing
-        copies = [each for each in durable.list_durable(root, uid) if each.attempt == attempt]
+        copies = [Durable(*report["copy"]) for report in found if "copy" in report]
         for seq in sorted(set(kept) - {each.seq for each in copies}):
             line = kept.pop(seq)
-            self._journal.append({"attempt": attempt, "seq": seq, "at": line["at"], "status": "pruned"})
-        found = []
+            self._journal.append({"attempt": line["attempt"], "seq": seq, "at": line["at"], "status": "pruned"})
+        noted = []
         for each in copies:
             if each.seq not in kept:
                 kept[each.seq] = self._journal.append(_line_of(each, self._spec.checkpoint.dir))
-                found.append(kept[each.seq])
-        return found
+                noted.append(kept[each.seq])
+        return noted
 
     # While it runs, and after
 

@@ -15,12 +15,13 @@ from runctl.agent import hostside
 from runctl.agent.files import write_json
 from runctl.agent.leftovers import is_run_held
 from runctl.checkpoints.lasting import make_directories
+from runctl.checkpoints.storage import S3, empty
 from runctl.snapshots.errors import SnapshotError
 from runctl.snapshots.materialize import materialize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Mapping
+    from typing import Any, Callable, Dict, Iterable, Mapping, Optional
 
     Json = Dict[str, Any]
 
@@ -33,6 +34,8 @@ PASSED = frozenset(
         *("HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "RUNCTL_HOST_LOCK_DIR"),
     )
 )
+# What the copying of checkpoints into object storage finds credentials by: the agent's, never the training's.
+STORAGE_PREFIX = "AWS_"
 PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "PIP_", "UV_")
 
 # The launcher only forks and execs; a machine that takes longer swaps itself to death.
@@ -59,6 +62,16 @@ class Answer(NamedTuple):
 def passed_environment(environ: Mapping[str, str]) -> Dict[str, str]:
     """The part of an environment that every attempt sees."""
     return {k: v for k, v in environ.items() if k in PASSED or k.startswith(PASSED_PREFIXES)}
+
+
+def agent_environment(environ: Mapping[str, str], spec: Json) -> Dict[str, str]:
+    """What the agent of this attempt sees."""
+    found = passed_environment(environ)
+    checkpoint = spec.get("checkpoint")
+    destination = checkpoint.get("destination") if isinstance(checkpoint, dict) else None
+    if isinstance(destination, str) and destination.startswith(S3):
+        found.update((name, value) for name, value in environ.items() if name.startswith(STORAGE_PREFIX))
+    return found
 
 
 def launch(run_dir: str, snapshot: str, spec: Json, orders: Json, entry: str, environ: Mapping[str, str]) -> Answer:
@@ -110,23 +123,29 @@ def order(run_dir: str, orders: Json) -> None:
 
 
 def salvage(run_dir: str, entry: str, environ: Mapping[str, str], begin: bool) -> Salvaged:
-    """See to it that what a dead attempt had saved is copied, by a process that needs no controller. `begin`: nobody
-    has started that process yet; one that was killed isn't started again.
+    """See to it that what a dead attempt had saved is copied, by a process that needs no controller. `environ`: all of
+    it; `begin`: nobody has started that process yet; one that was killed isn't started again.
     """
     if not hostside.may_have_unsaved(run_dir):
         return Salvaged(over=True)
     begun = begin and not is_run_held(run_dir)
     if begun:
-        if start(entry, ["--salvage", run_dir], environ) != Answer():
+        spec = hostside.read_json(f"{run_dir}/spec.json")
+        if start(entry, ["--salvage", run_dir], agent_environment(environ, spec or {})) != Answer():
             return Salvaged(over=True, begun=True)
         _await(lambda: not hostside.may_have_unsaved(run_dir), SALVAGE_SECONDS)
     return Salvaged(not (hostside.may_have_unsaved(run_dir) and is_run_held(run_dir)), begun)
 
 
-def forget(places: Iterable[str]) -> None:
-    """Remove directories of a job that is gone."""
+def forget(places: Iterable[str], client: Optional[str] = None) -> None:
+    """Remove directories of a job that is gone, and its checkpoints in object storage, with the S3 client that was
+    delivered to `client`. Raises OSError for those.
+    """
     for place in places:
-        shutil.rmtree(place, ignore_errors=True)
+        if place.startswith(S3):
+            empty(place, client)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _await(is_there: Callable[[], bool], seconds: float) -> None:

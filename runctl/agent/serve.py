@@ -107,12 +107,12 @@ def _python(path: str) -> Optional[List[str]]:
 
 
 def launch(run_dir: str, snapshot: str, spec: Json, orders: Json, entry: str, secrets: Dict[str, str]) -> Json:
-    environ = {**placement.passed_environment(os.environ), **secrets}
+    environ = {**placement.agent_environment(os.environ, spec), **secrets}
     return placement.launch(run_dir, snapshot, spec, orders, entry, environ)._asdict()
 
 
 def salvage(run_dir: str, entry: str, begin: bool) -> Json:
-    return placement.salvage(run_dir, entry, placement.passed_environment(os.environ), begin)._asdict()
+    return placement.salvage(run_dir, entry, os.environ, begin)._asdict()
 
 
 def tail(run_dir: str, output: int, setup: int, journal: int) -> Json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from runctl.checkpoints.storage import S3
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, Set, Tuple
@@ -21,7 +23,7 @@ class Space:
     """Looks at the disks of `places`, each disk once."""
 
     def __init__(self, *places: str) -> None:
-        self._places = places
+        self._places = [each for each in places if not each.startswith(S3)]
         self._low: Set[int] = set()
         self._next_look = 0.0
 

@@ -86,6 +86,7 @@ class Checkpoints:
         self.format: str = _one_of(format_, "kind", kinds, "auto")
         self.command: List[str] = _argv(format_, "command") if self.format == "command" else []
         self.destination: str = value.get("destination") or os.path.join(run_dir, "checkpoints")
+        self.client: Optional[str] = value.get("client")  # the directory of the S3 client
         name = value.get("signal")
         self.signal: Optional[int] = None if name is None else _signal(name, "checkpoint.signal")
         self.grace: float = _seconds(value, "grace") or 0.0

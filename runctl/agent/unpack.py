@@ -73,6 +73,16 @@ def _is_whole(target: str, files: Mapping[str, bytes]) -> bool:
     return True
 
 
+def receive(arguments: List[str]) -> int:
+    """The same for an archive that comes on stdin, after its length on a line of its own."""
+    source = sys.stdin.buffer
+    size = int(source.readline())
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(source.read(size))
+        file.flush()
+        return main(file.name, arguments)
+
+
 def main(archive: str, arguments: List[str]) -> int:
     """`archive` has the files; the arguments are the directory of all agents and the hash that this one must have."""
     root, name = arguments

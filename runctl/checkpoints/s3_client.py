@@ -163,6 +163,8 @@ class _Failures:
             return NoClient(f"{what}: the botocore that is installed here is too old for conditional writes; update it")
         if isinstance(error, exceptions.ParamValidationError):
             return Refused(f"{what}: the name of the bucket, or of an object, is none that S3 accepts")
+        if isinstance(error, ValueError):
+            return Refused(f"{what}: the address or the region isn't valid; look at AWS_ENDPOINT_URL and AWS_REGION")
         return Refused(f"{what}: {type(error).__name__}")
 
     def of_entry(self, error: Json) -> Exception:

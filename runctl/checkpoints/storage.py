@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Json = Dict[str, Any]
 
 S3 = "s3://"
+MOST_ATTEMPTS = 999_999
 
 
 class Storage:
@@ -110,6 +111,15 @@ def open_storage(destination: str, client: Optional[str] = None) -> Storage:
     from runctl.checkpoints.file_storage import FileStorage
 
     return FileStorage(_path(destination))
+
+
+def empty(place: str, client: Optional[str] = None) -> None:
+    """Remove all of a job's checkpoints from `<destination>/<uid>`, torn ones and uploads included. Raises OSError."""
+    destination, uid = place.rsplit("/", 1)
+    storage = open_storage(destination, client)
+    for each in storage.list(uid):
+        storage.remove(each)
+    storage.sweep(uid, MOST_ATTEMPTS, float("inf"))  # whoever empties it knows that nobody writes any more
 
 
 def _path(destination: str) -> str:

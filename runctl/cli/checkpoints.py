@@ -63,24 +63,29 @@ def list_(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
 def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
     """Read the durable copies and compare each file with its checksum. Exits with 1 if one isn't what was saved."""
     from runctl.checkpoints.durable import Damaged
-    from runctl.checkpoints.verifying import verify as read_all
+    from runctl.checkpoints.objects import Forbidden, NoCredentials, ObjectStorageError
+    from runctl.checkpoints.storage import S3, open_storage, split
     from runctl.cli.errors import Failure
     from runctl.cli.streams import clean_line, data, data_json
 
     results: list[tuple[CheckpointLine, str]] = []
+    kept = [(each, each.durable_path) for each in _checkpoints(name) if each.status == "durable" and each.durable_path]
     elsewhere = _elsewhere(name)
-    if elsewhere:
+    if elsewhere and not all(path.startswith(S3) for _, path in kept):
         raise Failure(
             ExitCode.INVALID,
-            f"the copies are on {elsewhere}, and this version of runctl verifies those of this machine alone",
+            f"the copies are on {elsewhere}, and this version of runctl verifies those of this machine and in S3 alone",
             hint="the agent there read each of them back before it called it durable",
         )
-    for each in _checkpoints(name):
-        if each.status != "durable" or each.durable_path is None:
-            continue
+    for each, path in kept:
         try:
-            read_all(each.durable_path)
+            open_storage(split(path)[0]).verify(path)
             results.append((each, ""))
+        except ObjectStorageError as error:
+            refused = isinstance(error, Forbidden | NoCredentials)
+            code = ExitCode.PERMISSION if refused else ExitCode.NO_CAPACITY
+            now = "whether they are whole isn't known"
+            raise Failure(code, f"the copies can't be read: {error}", now=now) from None
         except (Damaged, OSError) as error:
             results.append((each, str(error)))
     if output is TableOrJson.JSON:

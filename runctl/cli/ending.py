@@ -262,7 +262,7 @@ def _say_where(home: Home, sights: Sequence[Sight]) -> None:
         if each.durable:
             host = each.record.job.instance.host
             there = f" on {host}" if host else ""
-            place = str(destination(home, each.record.generation) / each.record.uid)
+            place = f"{destination(home, each.record.generation)}/{each.record.uid}"
             if host and each.checkpoint is not None:
                 place = each.checkpoint.path.rpartition("/")[0]
             say(clean_line(f"the checkpoints of `{each.record.name}` are kept in {place}{there}"))

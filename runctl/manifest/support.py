@@ -17,9 +17,10 @@ def unsupported(job: Job) -> Iterator[Finding]:
         yield _refused(path, f"`platform: {instance.platform.value}`", "write `platform: local` or `platform: ssh`")
     if instance.count > 1:
         yield _refused("instance.count", "more than one machine", "write `count: 1`")
+    if checkpoint.resume.startswith("s3:"):
+        hint = "write a `file:` URL; what `checkpoint.upload` keeps in S3 is gone on from by itself"
+        yield _refused("checkpoint.resume", "a start from S3", hint)
     for path, url in (("checkpoint.upload", checkpoint.upload or ""), ("checkpoint.resume", checkpoint.resume)):
-        if url.startswith("s3:"):
-            yield _refused(path, "storage in S3", "write a `file:` URL")
         place = file_path(url)
         if instance.platform is Platform.SSH and place is not None and not place.startswith("/"):
             yield _refused(path, "a relative path on another host", "write a path from `/` on, of that host")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
+import botocore.session
 import pytest
 from acceptance.machine import Machine, machine_in
+from checkpoints.far_side import environment, served
 
 from .host import Host, Trait
 from .region import Region
@@ -84,3 +87,54 @@ def test_a_training_goes_on_after_a_power_cut(machine: Machine, host: Host) -> N
     first, second = machine.told("start")
     assert (first["attempt"], second["attempt"]) == (1, 2)
     assert second["step"] > 0
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.needs(Trait.PARTITION)
+def test_a_job_moves_to_another_host_once_its_first_is_provably_over(
+    machine: Machine, region: Region, host: Host
+) -> None:
+    """The power of its host is cut in mid-run, and the user moves it: nothing starts as long as the first may run. When
+    that host has booted again it goes on elsewhere, from what was durable in S3, with each host's own credentials, and
+    ends as one that nothing has disturbed, within its cap."""
+    assert region.network is not None
+    (second,) = region.add()
+    with served(region.network.gateway) as url:
+        known = environment(url)
+        client = botocore.session.get_session().create_client(
+            "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+        )
+        client.create_bucket(Bucket="checkpoints")
+        for each in (host, second):
+            aws = each.inside("/root/.aws")
+            aws.mkdir()
+            aws.joinpath("config").write_text(f"[default]\nregion = us-east-1\nendpoint_url = {url}\n")
+            aws.joinpath("credentials").write_text(
+                f"[default]\naws_access_key_id = {known['AWS_ACCESS_KEY_ID']}\n"
+                f"aws_secret_access_key = {known['AWS_SECRET_ACCESS_KEY']}\n"
+            )
+        second.inside(WORLD).mkdir()
+        fields = {
+            "env": {"WORLD": WORLD},
+            "checkpoint": {"every": "1 steps", "grace": "10s", "upload": "s3://checkpoints/team/"},
+            "cost": {"cap": "1 USD"},
+        }
+        manifest = machine.training(60, 0.2, instance={"host": "box1", "hourly_rate": "3 USD"}, **fields).name
+        machine.run("apply", manifest, "--no-wait")
+        machine.until(lambda: (machine.status()["checkpoints"]["newest"] or {}).get("step", 0) >= 5, "durable steps")
+        host.power_cut()
+        newest = machine.status()["checkpoints"]["newest"]["step"]
+        machine.training(60, 0.2, instance={"host": "box2", "hourly_rate": "3 USD"}, **fields)
+        machine.world = second.inside(WORLD)
+        applied = machine.start("apply", manifest, "--wait", "--replace")
+        machine.until(lambda: "HostAway" in machine.printed(applied), "that the first host is away", 120)
+        assert machine.told("start") == []
+        host.boot()
+        machine.until(lambda: applied.poll() is not None, "its end", 150)
+        assert applied.wait() == 0, machine.printed(applied)
+        ended_once(machine)
+        (start,) = machine.told("start")
+        assert start["step"] >= newest >= 5
+        assert [(line["step"], line["code"]) for line in machine.told("end")] == [(60, 0)]
+        assert Decimal(machine.status()["cost"]["spent"]) < 1

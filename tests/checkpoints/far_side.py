@@ -40,12 +40,12 @@ def environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """moto's server on a free port of this machine; its URL."""
+def served(address: str = "127.0.0.1") -> Iterator[str]:
+    """moto's server on a free port of this address of this machine; its URL."""
     os.environ["S3_UPLOAD_PART_MIN_SIZE"] = "1"
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     try:
         yield "http://{}:{}".format(*server.get_host_and_port())

@@ -16,8 +16,9 @@ from packaging.specifiers import SpecifierSet
 from runctl.agent.bundle import zipped
 from runctl.agent.unpack import deliver, hash_of
 from runctl.checkpoints.s3_client import REQUIRES_PYTHON
-from runctl.providers.hosts.delivery import LEAST_PYTHON
 
+# The agent's.
+LEAST_PYTHON = (3, 9)
 _DISTRIBUTIONS = {
     "botocore": "botocore",
     "dateutil": "python-dateutil",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from runctl.agent.bundle import ENTRY, agent_files, archive, bundle_hash
+from runctl.providers.hosts.client_bundle import LEAST_PYTHON, client_archive, client_hash
 from runctl.providers.interface import ProviderError
 from runctl.transports.interface import Channel, Done, run
 
-LEAST_PYTHON = (3, 9)
 NEWEST_MINOR = 16
 
 # What a login shell prints by itself belongs to nobody's answers.
@@ -75,6 +75,18 @@ class Installed(msgspec.Struct, frozen=True):
     def receiving(self, store: str, name: str) -> tuple[str, ...]:
         return self._program("--receive", store, name)
 
+    def unpacking(self, root: str, name: str) -> tuple[str, ...]:
+        return self._program("--unpack", root, name)
+
+    @property
+    def clients(self) -> str:
+        return f"{self.home}/clients"
+
+    @property
+    def client(self) -> str:
+        """The directory of the S3 client, once it is delivered."""
+        return f"{self.clients}/{client_hash()}"
+
     def _program(self, *arguments: str) -> tuple[str, ...]:
         return (self.python, "-I", "-S", "-E", self.entry, *arguments)
 
@@ -107,6 +119,14 @@ async def _install(channel: Channel, python: str | None) -> Installed:
     if ("agent", "there") not in told:
         await _send(channel, found, name)
     return found
+
+
+async def send_client(channel: Channel, found: Installed) -> None:
+    """Deliver the S3 client, whole or not at all. Raises HostUnfit and the channel's errors."""
+    data = client_archive()
+    done = await run(channel, found.unpacking(found.clients, client_hash()), f"{len(data)}\n".encode() + data)
+    if done.exit.code != 0:
+        raise HostUnfit(f"the S3 client can't be delivered: {_last(done) or done.exit}")
 
 
 async def _send(channel: Channel, found: Installed, name: str) -> None:

@@ -209,10 +209,10 @@ class HostMachine:
     async def forget(self, record: Record, *, checkpoints: bool, vouched: bool = False) -> None:
         homes = {await self._side.reach()}
         homes |= {await self._side.home_of(record.uid, each.number) for each in record.attempts}
-        places = {home.job_dir(record.uid) for home in homes}
+        places = {str(home.job_dir(record.uid)) for home in homes}
         if checkpoints:
-            places |= {spec.destination(home, each) / record.uid for home in homes for each in record.generations}
-        await self._side.forget(sorted(map(str, places)))
+            places |= {f"{spec.destination(home, each)}/{record.uid}" for home in homes for each in record.generations}
+        await self._side.forget(sorted(places))
         for key in [each for each in self._run_dirs if each[0] == record.uid]:
             del self._run_dirs[key]
 

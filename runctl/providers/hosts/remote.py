@@ -12,10 +12,12 @@ import msgspec
 
 from runctl.agent.hostside import Facts
 from runctl.agent.placement import Answer, Salvaged
+from runctl.checkpoints.storage import S3
 from runctl.home import Home
 from runctl.planner.observed import Foreign
 from runctl.planner.record import Source
 from runctl.providers.hosts import reading
+from runctl.providers.hosts.delivery import send_client
 from runctl.providers.hosts.link import Link, Open, Up
 from runctl.providers.hosts.sending import send_snapshot
 from runctl.providers.hosts.spec import Host
@@ -94,8 +96,8 @@ class RemoteHost:
 
     async def host(self, source: Source) -> Host:
         """With the Python, the uv and the PATH that the host has by itself."""
-        home, tools = await self.reach(), (await self.link.up()).tools
-        match tools:
+        home, up = await self.reach(), await self.link.up()
+        match up.tools:
             case {"path": str(path), "python": python, "uv": str() | None as uv, "environ": dict(environ)}:
                 return Host(
                     home=home,
@@ -104,6 +106,7 @@ class RemoteHost:
                     python=_interpreter(python),
                     uv=uv,
                     path=path,
+                    client=lambda: up.installed.client,
                 )
         raise ProviderError(f"{self.link.name} doesn't say what it has")
 
@@ -167,6 +170,8 @@ class RemoteHost:
             raise HostUnreachable(f"the connection to {self.link.name} has just come back")
         try:
             await self._send(up, code_hash)
+            if spec["checkpoint"]["client"] is not None:
+                await self._send_client(up)
         except HostUnreachable:
             raise
         except (ProviderError, SnapshotError, OSError) as error:
@@ -200,11 +205,22 @@ class RemoteHost:
         except (Unreachable, ValueError) as error:
             raise HostUnreachable(str(error)) from None
 
+    async def _send_client(self, up: Up) -> None:
+        if not await self.has(up, up.installed.client):
+            try:
+                await send_client(up.channel, up.installed)
+            except Unreachable as error:
+                raise HostUnreachable(str(error)) from None
+
     async def order(self, run_dir: str, orders: Json) -> None:
         await self.link.ask("order", run_dir=run_dir, orders=orders)
 
     async def forget(self, places: Collection[str]) -> None:
-        await self.link.ask("forget", places=list(places))
+        up, client = await self.link.up(), None
+        if any(place.startswith(S3) for place in places):
+            await self._send_client(up)
+            client = up.installed.client
+        await self.link.asked(up, "forget", places=list(places), client=client)
         for place in places:
             for run_dir in [each for each in self._watched if each.startswith(f"{place}/")]:
                 del self._watched[run_dir]

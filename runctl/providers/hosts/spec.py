@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from runctl.agent.placement import passed_environment
+from runctl.checkpoints.storage import S3
 from runctl.home import Home
 from runctl.manifest.job import Busy
 from runctl.manifest.rules.saving import file_path
@@ -24,7 +25,7 @@ HOOK_SECONDS = 30.0
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """A host, as attempts on it are described. `home` has the paths there; `code` is where snapshots can be read here;
     `environ` is what a training may see of the environment there, without secrets; `python` and `uv` are those that the
-    script is run and built with."""
+    script is run and built with; `client` tells where the S3 client is, or will be."""
 
     home: Home
     code: Path
@@ -32,6 +33,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     python: Interpreter | None
     uv: str | None
     path: str
+    client: Callable[[], str]
 
 
 def prepare(host: Host, generation: Generation, work: Path) -> tuple[Recipe, tuple[Step, ...]]:
@@ -75,7 +77,7 @@ def build(host: Host, record: Record, attempt: Attempt, generation: Generation, 
         "secrets": [secret.name for secret in job.secrets],
         "steps": [msgspec.to_builtins(step) for step in steps],
         "setup_timeout": job.limits.setup.seconds,
-        "checkpoint": _checkpoint(home, generation, attempt, cwd),
+        "checkpoint": _checkpoint(host, generation, attempt, cwd),
         "stop": {"signal": job.stop.signal, "to": job.stop.to},
         "hooks": {
             "after_start": [list(argv) for argv in job.hooks.after_start],
@@ -110,16 +112,21 @@ def run_id(record: Record, attempt: Attempt) -> str:
     return f"{record.uid}-{attempt.number}"
 
 
-def destination(home: Home, generation: Generation) -> Path:
-    """Where durable copies go: the path of `checkpoint.upload` (from the user's own workdir), or the home."""
-    path = file_path(generation.job.checkpoint.upload or "")
+def destination(home: Home, generation: Generation) -> str:
+    """Where durable copies go: an S3 URL or the path of `checkpoint.upload` (from the user's own workdir), or the
+    home."""
+    upload = generation.job.checkpoint.upload or ""
+    if upload.startswith(S3):
+        return upload.rstrip("/")
+    path = file_path(upload)
     if path is None:
-        return home.checkpoints
-    return Path(os.path.normpath(Path(generation.source.root, generation.source.workdir, path)))
+        return str(home.checkpoints)
+    return os.path.normpath(Path(generation.source.root, generation.source.workdir, path))
 
 
-def _checkpoint(home: Home, generation: Generation, attempt: Attempt, cwd: Path) -> dict[str, Any]:
+def _checkpoint(host: Host, generation: Generation, attempt: Attempt, cwd: Path) -> dict[str, Any]:
     policy = generation.job.checkpoint
+    to, source = destination(host.home, generation), attempt.resume.path if attempt.resume is not None else ""
     fmt: dict[str, Any] = {"kind": policy.format.kind}
     if policy.format.command:
         fmt["command"] = list(policy.format.command)
@@ -127,7 +134,8 @@ def _checkpoint(home: Home, generation: Generation, attempt: Attempt, cwd: Path)
         "dir": str(cwd / policy.dir),
         "every": {"unit": policy.every.unit, "n": policy.every.n},
         "format": fmt,
-        "destination": str(destination(home, generation)),
+        "destination": to,
+        "client": host.client() if S3 in (to[: len(S3)], source[: len(S3)]) else None,
         "signal": policy.signal,
         "grace": policy.grace.seconds,
         "restore": _restore(generation, attempt),

@@ -14,7 +14,7 @@ from runctl.agent.bundle import ENTRY, install
 from runctl.agent.foreign import foreign_trainings
 from runctl.agent.hostlock import DIRECTORY_VARIABLE
 from runctl.agent.hostside import Facts
-from runctl.agent.placement import Answer, Salvaged, passed_environment, said
+from runctl.agent.placement import Answer, Salvaged, said
 from runctl.home import Home
 from runctl.planner.observed import Foreign
 from runctl.planner.record import Source
@@ -54,6 +54,7 @@ class ThisMachine:
             home=self._home,
             code=self._home.code,
             environ=self._environ,
+            client=self._client,
             python=Interpreter(path=source.python, version=source.python_version) if source.python else None,
             uv=source.uv,
             path=source.path,
@@ -85,7 +86,7 @@ class ThisMachine:
                 entry = self._entry()
             except OSError:
                 return Salvaged(over=True, begun=begin)
-            return placement.salvage(run_dir, entry, passed_environment(self._environ), begin)
+            return placement.salvage(run_dir, entry, self._environ, begin)
 
         return await anyio.to_thread.run_sync(salvage)
 
@@ -95,9 +96,11 @@ class ThisMachine:
         def launch() -> Answer:
             try:
                 entry = self._entry()
+                if spec["checkpoint"]["client"] is not None:
+                    self._install_client()
             except OSError as error:
                 return Answer(refused=said(error))
-            environ = {**passed_environment(self._environ), **secrets}
+            environ = {**placement.agent_environment(self._environ, spec), **secrets}
             return placement.launch(run_dir, str(self._home.code / code_hash), spec, orders, entry, environ)
 
         return await anyio.to_thread.run_sync(launch)
@@ -109,10 +112,25 @@ class ThisMachine:
             raise ProviderError(said(error)) from error
 
     async def forget(self, places: Collection[str]) -> None:
-        await anyio.to_thread.run_sync(placement.forget, places)
+        try:
+            await anyio.to_thread.run_sync(placement.forget, places)
+        except OSError as error:
+            raise ProviderError(said(error)) from error
 
     def stamp(self, run_dir: str, watchers: Collection[int]) -> object:
         return hostside.stamp(run_dir, watchers)
+
+    def _client(self) -> str:
+        """Where the S3 client is, or will be; to know its name is to read all of it."""
+        from runctl.providers.hosts.client_bundle import client_hash
+
+        return str(self._home.clients / client_hash())
+
+    def _install_client(self) -> None:
+        """Raises OSError."""
+        from runctl.providers.hosts.client_bundle import install_client
+
+        install_client(self._home.clients)
 
     def _entry(self) -> str:
         """The agent, which is put there if it isn't yet. Raises OSError."""
