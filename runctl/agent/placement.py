@@ -4,6 +4,7 @@ removes it. Each is safe to do twice.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from runctl.snapshots.materialize import materialize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, Mapping, Optional
+    from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
     Json = Dict[str, Any]
 
@@ -139,13 +140,48 @@ def salvage(run_dir: str, entry: str, environ: Mapping[str, str], begin: bool) -
 
 def forget(places: Iterable[str], client: Optional[str] = None) -> None:
     """Remove directories of a job that is gone, and its checkpoints in object storage, with the S3 client that was
-    delivered to `client`. Raises OSError for those.
+    delivered to `client`. Raises OSError for what can't be removed, and for an attempt that lives after all, which is
+    told to save and end.
     """
+    places = list(places)
+    for place in places:
+        _end_what_lives(place)
     for place in places:
         if place.startswith(S3):
             empty(place, client)
         else:
-            shutil.rmtree(place, ignore_errors=True)
+            _remove(place)
+
+
+def _end_what_lives(place: str) -> None:
+    """Whoever took it for dead was wrong: without its directory nobody could tell it anything any more."""
+    try:
+        attempts = sorted(os.listdir(place))
+    except OSError:
+        return
+    for name in attempts:
+        run_dir = os.path.join(place, name)
+        if is_run_held(run_dir):
+            orders = hostside.read_json(f"{run_dir}/orders.json") or {}
+            if orders.get("end") is None:
+                serial = orders.get("serial")
+                serial = serial + 1 if isinstance(serial, int) else 1
+                order(run_dir, {**orders, "serial": serial, "end": {"reason": "cancel"}})
+            raise OSError(errno.EBUSY, f"attempt {int(name)} still runs there; it was told to save and end", run_dir)
+
+
+def _remove(place: str) -> None:
+    """Raises OSError for the first thing that stays, when all else is gone."""
+    failed: List[OSError] = []
+
+    def note(_function: object, _path: str, failure: Any) -> None:
+        error = failure[1]
+        if isinstance(error, OSError) and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            failed.append(error)
+
+    shutil.rmtree(place, onerror=note)
+    if failed and os.path.lexists(place):
+        raise failed[0]
 
 
 def _await(is_there: Callable[[], bool], seconds: float) -> None:

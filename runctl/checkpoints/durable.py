@@ -348,8 +348,17 @@ def numbers(root: str, uid: str, attempt: int) -> List[int]:
 def _numbered(path: str) -> List[int]:
     try:
         return sorted(int(name) for name in os.listdir(path) if name.isdigit() and len(name) == 6)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _is_there(path: str) -> bool:
+    """Raises OSError where that can't be told."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sweep(root: str, uid: str, attempt: int) -> List[str]:
@@ -361,7 +370,7 @@ def sweep(root: str, uid: str, attempt: int) -> List[str]:
         parent = os.path.join(root, uid, f"{number:06d}")
         for name in os.listdir(parent):
             path = os.path.join(parent, name)
-            torn = name.isdigit() and not os.path.lexists(os.path.join(path, MANIFEST))
+            torn = name.isdigit() and not _is_there(os.path.join(path, MANIFEST))
             if torn or name.startswith((PARTIAL_PREFIX, DOOMED_PREFIX)):
                 remove(path)
                 removed.append(path)

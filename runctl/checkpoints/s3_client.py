@@ -20,6 +20,7 @@ from runctl.checkpoints.objects import (
     NoClient,
     NoCredentials,
     Objects,
+    ObjectStorageError,
     Part,
     Refused,
     Unavailable,
@@ -29,7 +30,7 @@ from runctl.checkpoints.objects import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Sequence
+    from typing import Any, Dict, Iterator, List, Optional, Sequence, Type
 
     Json = Dict[str, Any]
 
@@ -62,7 +63,6 @@ def connect(bucket: str, client: Optional[str] = None) -> Objects:
     _find(client)
     import botocore.session
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
 
     tries = {} if "AWS_MAX_ATTEMPTS" in os.environ else {"total_max_attempts": TRIES}
     settings: Json = {
@@ -84,9 +84,9 @@ def connect(bucket: str, client: Optional[str] = None) -> Objects:
             # Few other services have a host name for each bucket.
             config = Config(**settings, s3={"addressing_style": "path"})
             made = session.create_client("s3", region_name=region, config=config)
-    except (BotoCoreError, ValueError) as error:
+        return S3Objects(bucket, made)
+    except Exception as error:
         raise _Failures(bucket, "").of(error, "connect") from None
-    return S3Objects(bucket, made)
 
 
 def _find(client: Optional[str]) -> None:
@@ -163,9 +163,27 @@ class _Failures:
             return NoClient(f"{what}: the botocore that is installed here is too old for conditional writes; update it")
         if isinstance(error, exceptions.ParamValidationError):
             return Refused(f"{what}: the name of the bucket, or of an object, is none that S3 accepts")
-        if isinstance(error, ValueError):
+        if operation == "connect" and isinstance(error, ValueError):
             return Refused(f"{what}: the address or the region isn't valid; look at AWS_ENDPOINT_URL and AWS_REGION")
-        return Refused(f"{what}: {type(error).__name__}")
+        if type(error).__module__.startswith("urllib3."):
+            return Unreachable(f"{what}: the connection broke ({type(error).__name__})")
+        if isinstance(error, exceptions.BotoCoreError):
+            return Refused(f"{what}: {type(error).__name__}")
+        if type(error).__name__ == "ResponseParserError":
+            return Unavailable(f"{what}: what answers isn't S3; is there a portal or a proxy in between?")
+        # From a program or a service that the credentials come from: refreshed ones may be over already, say.
+        return NoCredentials(
+            f"{what}: the AWS credentials of this host can't be had ({type(error).__name__}); log in again, or look at "
+            "AWS_PROFILE and ~/.aws/config"
+        )
+
+    def declared(self, error: Exception, operation: str, may: "Sequence[Type[Exception]]") -> Exception:
+        """The same, with every signal that this operation doesn't have as an error."""
+        found = self.of(error, operation)
+        if isinstance(found, (ObjectStorageError, *may)):
+            return found
+        what = f"`{operation}` on bucket `{self._bucket}`"
+        return Unavailable(f"{what}: the service answers `{found}`, which means nothing here")
 
     def of_entry(self, error: Json) -> Exception:
         """Of one key of a request that was answered for several."""
@@ -201,6 +219,19 @@ class _Failures:
         return Refused(f"{what}: {code}{': ' + message if message else ''}")
 
 
+def _read(body: Any, length: int) -> bytes:
+    """So much of it, however much a service sends that doesn't heed ranges."""
+    pieces: List[bytes] = []
+    left = length + 1  # to the end: only there the library sees that something is missing
+    while left > 0:
+        piece = body.read(left)
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)[:length]
+
+
 def _about(error: object) -> "tuple[str, str]":
     found = error if isinstance(error, dict) else {}
     message = str(found.get("Message") or "")
@@ -221,61 +252,62 @@ class S3Objects(Objects):
         at = urlsplit(client.meta.endpoint_url)
         self._failures = _Failures(bucket, f"{at.hostname}:{at.port}" if at.port else str(at.hostname))
 
-    def _call(self, operation: str, **arguments: Any) -> Json:
-        from botocore.exceptions import BotoCoreError, ClientError
-
+    def _call(self, operation: str, *may: Type[Exception], **arguments: Any) -> Json:
+        """The answer. Raises ObjectStorageError, and of the signals those that it `may`."""
         try:
             done: Json = getattr(self._client, operation)(Bucket=self.bucket, **arguments)
             return done
-        except (BotoCoreError, ClientError) as error:
-            raise self._failures.of(error, operation) from None
+        except Exception as error:  # the library lets through what those raise from whom it has its credentials
+            raise self._failures.declared(error, operation, may) from None
 
     def put(self, key: str, body: bytes, sha256: str) -> None:
-        self._call("put_object", Key=key, Body=body, **_checksum(sha256))
+        self._call("put_object", Mismatch, Key=key, Body=body, **_checksum(sha256))
 
     def create(self, key: str, body: bytes, sha256: str) -> None:
-        self._call("put_object", Key=key, Body=body, IfNoneMatch="*", **_checksum(sha256))
+        signals = (Exists, Conflict, Mismatch)
+        self._call("put_object", *signals, Key=key, Body=body, IfNoneMatch="*", **_checksum(sha256))
 
     def begin(self, key: str) -> str:
         return str(self._call("create_multipart_upload", Key=key, ChecksumAlgorithm="SHA256")["UploadId"])
 
     def put_part(self, key: str, upload: str, number: int, body: bytes, sha256: str) -> Part:
         where = {"Key": key, "UploadId": upload, "PartNumber": number}
-        done = self._call("upload_part", Body=body, **where, **_checksum(sha256))
+        done = self._call("upload_part", Mismatch, Absent, Body=body, **where, **_checksum(sha256))
         return Part(number, str(done["ETag"]), sha256)
 
     def complete(self, key: str, upload: str, parts: Sequence[Part]) -> None:
         listed = [
             {"PartNumber": part.number, "ETag": part.etag, "ChecksumSHA256": _base64(part.sha256)} for part in parts
         ]
-        self._call("complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": listed})
+        made = {"Key": key, "UploadId": upload, "MultipartUpload": {"Parts": listed}}
+        self._call("complete_multipart_upload", Mismatch, Absent, **made)
 
     def abort(self, key: str, upload: str) -> None:
         try:
-            self._call("abort_multipart_upload", Key=key, UploadId=upload)
+            self._call("abort_multipart_upload", Absent, Key=key, UploadId=upload)
         except Absent:
             pass
 
     def head(self, key: str) -> Head:
-        found = self._call("head_object", Key=key, ChecksumMode="ENABLED")
+        found = self._call("head_object", Absent, Key=key, ChecksumMode="ENABLED")
         return Head(int(found["ContentLength"]), (found.get("ChecksumSHA256") or "").partition("-")[0] or None)
 
     def get(self, key: str, start: int, length: int) -> bytes:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
         for tried in range(1, READ_TRIES + 1):
             try:
                 found = self._client.get_object(
                     Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
                 )
-                return bytes(found["Body"].read())
+                return _read(found["Body"], length)
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "InvalidRange":
                     return b""
-                raise self._failures.of(error, "get_object") from None
-            except BotoCoreError as error:  # a body that is cut is not tried again by the library
+                raise self._failures.declared(error, "get_object", (Absent,)) from None
+            except Exception as error:  # a body that is cut is not tried again by the library
                 if tried == READ_TRIES:
-                    raise self._failures.of(error, "get_object") from None
+                    raise self._failures.declared(error, "get_object", (Absent,)) from None
         raise AssertionError
 
     def list(self, prefix: str) -> Iterator[Entry]:

@@ -275,8 +275,8 @@ class S3Storage(Storage):
                 raise self._arrived_different(key) from None
         try:
             there = self._objects.get(key, 0, len(body) + 1)
-        except Absent:
-            there = b""
+        except Absent:  # a service that doesn't know yet what it was just given
+            raise OSError(errno.EIO, f"whether `{self._say(key)}` was written isn't known: it isn't found") from None
         if there != body:
             raise _exists(self._say(directory))
 

@@ -9,7 +9,7 @@ import msgspec
 
 from runctl.planner.machines import replaced
 from runctl.planner.money import affordable, cost_of, reservation
-from runctl.planner.observed import Observed
+from runctl.planner.observed import Observed, Unreachable
 from runctl.planner.passing import Pass
 from runctl.planner.reapply import Change, Reapply, decide
 from runctl.planner.record import Attempt, Desired, Generation, Record
@@ -55,6 +55,9 @@ def _answer(step: Pass, request: Request) -> Pass:
             live = step.record.live
             if live is None or live.number != request.attempt:
                 return step
+            if not isinstance(step.observed.attempt, Unreachable):
+                why = f"the host of attempt {live.number} answers: it isn't taken for dead"
+                return step.say("Warning", "NotAssumedDead", why)
             orders = msgspec.structs.replace(live.orders, serial=live.orders.serial + 1, end="assume_dead")
             return step.with_attempt(msgspec.structs.replace(live, orders=orders))
         case _:  # pragma: no cover

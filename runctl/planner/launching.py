@@ -10,7 +10,7 @@ import msgspec
 
 from runctl.manifest.job import Busy
 from runctl.manifest.quantities import format_duration, format_money
-from runctl.planner.actions import AskToStop, Launch, Rent
+from runctl.planner.actions import AskToStop, Launch, Rent, SendOrders
 from runctl.planner.machines import replaced
 from runctl.planner.money import (
     Room,
@@ -118,7 +118,7 @@ def launch(step: Pass) -> Pass:
     clearance = clear(step.record, step)
     match clearance:
         case Waits(gate, _, until):
-            step = step if until is None else step.wake(until)
+            step = _end_earlier(step if until is None else step.wake(until))
             return msgspec.structs.replace(step, yields=gate is Gate.SECRETS)
         case Refused(message):
             rest = Stopped(reason=StopReason.BUSY, message=message, at=step.now)
@@ -132,6 +132,18 @@ def launch(step: Pass) -> Pass:
             return _intend(step, clearance.offer)
         case _:  # pragma: no cover
             assert_never(clearance)
+
+
+def _end_earlier(step: Pass) -> Pass:
+    """An attempt that was taken for dead, as asked, and holds the machine after all, has never been told to end."""
+    machine = step.observed.machine
+    holder = machine.holder if machine is not None else None
+    if holder is None or holder.uid != step.record.uid:
+        return step
+    for each in step.record.attempts:
+        if each.orders.end == "assume_dead" and holder.run_id == f"{step.record.uid}-{each.number}":
+            return step.do(SendOrders(attempt=each.number, orders=each.orders))
+    return step
 
 
 def clear(record: Record, step: Pass) -> Clearance:

@@ -173,8 +173,8 @@ def _orders(case: _Case) -> Iterator[Finding]:
             yield f"attempt {was.number} was told to end, and is told otherwise"
     for action in case.plan.actions:
         if isinstance(action, SendOrders):
-            live = case.after.live
-            if live is None or (action.attempt, action.orders) != (live.number, live.orders):
+            attempt = case.after.attempts[action.attempt - 1]
+            if attempt.orders != action.orders or (attempt.end is not None and action.orders.end != "assume_dead"):
                 yield "orders are sent that the record doesn't hold"
 
 
@@ -316,8 +316,9 @@ def _idempotence(case: _Case) -> Iterator[Finding]:
         case.observed, requests=(), launch_failed=None, attempt=case.observed.attempt if same else None
     )
     again = replan(case.after, seen, case.now)
-    if again.record is None and (case.before.desired is not Desired.DELETED or seen.not_forgotten is not None):
-        return  # what can't be taken back waits for the store, and what has failed for its being said
+    first = case.before.desired is not Desired.DELETED or case.after.answered != case.before.answered
+    if again.record is None and (first or seen.not_forgotten is not None):
+        return  # what can't be taken back waits for the store, for what was asked, and for its failure to be said
     if again.record != case.after:
         yield "planning again changes the record again"
     if again.events:

@@ -21,19 +21,20 @@ def give_orders(step: Pass) -> Pass:
     live = step.record.live
     if live is None:
         return step
-    rental = step.record.rental_of(live)
+    rental, seen = step.record.rental_of(live), step.observed.attempt
     if rental is not None and rental.released_at is not None:
         return step  # nobody is there to hold to them
     orders = orders_for(step.record, live, step.observed.group.committed, step.now)
     if (orders.limits, orders.end) != (live.orders.limits, live.orders.end):
-        orders = msgspec.structs.replace(orders, serial=live.orders.serial + 1)
+        # Whoever has slept may find orders there that he knows nothing of: his own are others.
+        newest = max(live.orders.serial, seen.serial) if isinstance(seen, Live) else live.orders.serial
+        orders = msgspec.structs.replace(orders, serial=newest + 1)
         granted = _longer(live.granted_until, orders)
         step = step.with_attempt(msgspec.structs.replace(live, orders=orders, granted_until=granted))
         if orders.end is not None and orders.end != live.orders.end:
             step = step.say("Normal", "EndOrdered", f"attempt {live.number} is to save and end: {orders.end}")
     live = step.record.live
     assert live is not None
-    seen = step.observed.attempt
     if isinstance(seen, Live) and seen.serial != live.orders.serial:
         return step.do(SendOrders(attempt=live.number, orders=live.orders))
     return step

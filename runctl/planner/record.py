@@ -210,8 +210,8 @@ class Attempt(_Value, frozen=True, kw_only=True):
 
     `reserved` is the worst case in micro-dollars, held until the end is seen. Past `launch_before` one may look
     for the attempt, but not send it again. `delivered` is the serial of the orders that were last seen to lie where
-    its agent reads them. `granted_until` is the latest instant to which any of its orders let it go on, since nobody
-    knows which of them reached it; None if some let it go on for ever.
+    its agent reads them. `granted_until` is the latest instant to which any orders since those let it go on, since
+    nobody knows which of them reached it; None if some let it go on for ever.
     """
 
     number: int

@@ -27,9 +27,12 @@ NOT_DELIVERED = "NotDelivered"
 def remind(step: Pass) -> Pass:
     """Emit what is due and wake for what comes next."""
     live = step.record.live
-    if live is None or live.started_at is None:
+    if live is None:
         return step
-    return _checkpoint(_uptime(_thresholds(_rate(_away(_forget_old(step, live.number), live)))))
+    step = _forget_old(step, live.number)
+    if live.started_at is not None or step.record.rental_of(live) is None:  # a machine that boots is away, too
+        step = _away(step, live)
+    return step if live.started_at is None else _checkpoint(_uptime(_thresholds(_rate(step))))
 
 
 def standing(record: Record, now: datetime) -> tuple[str, ...]:

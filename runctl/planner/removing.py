@@ -22,6 +22,8 @@ def remove(step: Pass, before: Record) -> tuple[Pass, bool]:
     asked = before.desired is Desired.DELETED
     if not asked or step.record.live is not None or step.record.unreleased:
         return step, False
+    if step.record.answered != before.answered:
+        return step, False  # what was asked meanwhile is answered first: nobody is left to do so after it
     told, why = step.record.reminders, step.observed.not_forgotten
     if why is not None and WAITS not in told:
         said = step.say("Warning", "RemovalWaits", f"what it left can't be removed: {why}")

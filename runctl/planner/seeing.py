@@ -135,9 +135,12 @@ def _advance(step: Pass, live: Attempt, seen: Live) -> Pass:
         step = step.say("Normal", "AgentStarted", f"the agent of attempt {live.number} is up")
     now = step.record.live
     assert now is not None
+    money = now.orders.limits.money
+    known = seen.serial == now.orders.serial
     return step.with_attempt(
         msgspec.structs.replace(
             now,
+            granted_until=(money.until if money else None) if known else now.granted_until,
             training_at=seen.training_at,
             draining=seen.drain,
             durable=seen.durable,

@@ -171,11 +171,11 @@ def _budget(step: Pass) -> Finding:
     if not caps:
         return "Unknown", "NoCap", ""
     loose = _beyond_reach(step)
-    return (
-        ("Unknown", NOT_DELIVERED, f"{caps}, of which its agent hasn't heard: {loose}")
-        if loose
-        else ("True", "WithinCap", caps)
-    )
+    unheard = f", of which its agent hasn't heard: {loose}" if loose else ""
+    so_far = spent(step.record, step.now)
+    if job.cost.cap is not None and so_far > job.cost.cap.micros:
+        return "False", "OverCap", f"{format_money(so_far)} spent, {caps}{unheard}"
+    return ("Unknown", NOT_DELIVERED, caps + unheard) if unheard else ("True", "WithinCap", caps)
 
 
 def _beyond_reach(step: Pass) -> str:

@@ -27,18 +27,18 @@ class Service:
     def create(self) -> None:
         self._client.create_bucket(Bucket=BUCKET)
 
-    def keys(self) -> set[str]:
+    def stored(self) -> set[str]:
         """Of what belongs to jobs."""
         listed = self._client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return {each["Key"] for each in listed if not each["Key"].split("/")[-1].startswith(".runctl-probe")}
 
     def manifests(self) -> list[dict[str, Any]]:
-        keys = sorted(key for key in self.keys() if key.endswith("manifest.json"))
+        keys = sorted(key for key in self.stored() if key.endswith("manifest.json"))
         return [json.loads(self._client.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys]
 
     def spoil(self) -> None:
         """The newest file isn't what was stored."""
-        key = max(key for key in self.keys() if not key.endswith("manifest.json"))
+        key = max(key for key in self.stored() if not key.endswith("manifest.json"))
         self._client.put_object(Bucket=BUCKET, Key=key, Body=b"what nobody saved")
 
 
@@ -77,7 +77,7 @@ def test_what_is_durable_is_in_the_bucket_and_gone_on_from(machine: Machine, ser
     assert (done.code, done.out.count("damaged ")) == (1, 1)
     done = machine.run("delete", "job", "--yes")
     assert f"are kept in {UPLOAD}" in done.err
-    assert service.keys()
+    assert service.stored()
 
 
 def test_delete_empties_the_bucket_of_its_checkpoints_alone(machine: Machine, service: Service) -> None:
@@ -85,8 +85,8 @@ def test_delete_empties_the_bucket_of_its_checkpoints_alone(machine: Machine, se
         machine.run("apply", machine.training(3, 0.1, name=name, **in_s3()).name, "--wait")
     uid = machine.status()["uid"]
     assert machine.run("delete", "job", "--yes", "--checkpoints").code == 0
-    assert service.keys()
-    assert not any(uid in key for key in service.keys())
+    assert service.stored()
+    assert not any(uid in key for key in service.stored())
 
 
 def test_the_training_sees_no_credentials_and_nothing_keeps_them(machine: Machine, service: Service) -> None:
@@ -126,7 +126,7 @@ def test_on_a_host_over_ssh(machine: Machine, service: Service) -> None:
         assert done.code == 0, done
         assert [each["step"] for each in machine.told("start")] == [0, drained]
         assert machine.run("delete", "job", "--yes", "--checkpoints").code == 0
-        assert service.keys() == set()
+        assert service.stored() == set()
     finally:
         machine.end()
         host.end()

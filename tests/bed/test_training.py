@@ -100,6 +100,7 @@ def test_a_job_moves_to_another_host_once_its_first_is_provably_over(
     ends as one that nothing has disturbed, within its cap."""
     assert region.network is not None
     (second,) = region.add()
+    Path(machine.environ["HOME"], ".ssh/config").write_text(region.config.read_text())
     with served(region.network.gateway) as url:
         known = environment(url)
         client = botocore.session.get_session().create_client(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -96,6 +97,36 @@ def test_the_sweep_leaves_newer_attempts_alone(tmp_path: Path, saved: Path) -> N
     path = store(tmp_path / "d", saved, attempt=2)
     (path / "manifest.json").unlink()
     assert durable.sweep(str(tmp_path / "d"), "u", 1) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_what_cannot_be_looked_at_is_not_swept(
+    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A disk or a server in trouble: nobody knows that a manifest isn't there."""
+    path = store(tmp_path / "d", saved)
+    lstat, listdir = os.lstat, os.listdir
+
+    def failing(name: Any, **where: Any) -> os.stat_result:
+        if str(name).endswith("manifest.json"):
+            raise OSError(number, os.strerror(number), name)
+        return lstat(name, **where)
+
+    def unlisted(name: Any) -> list[str]:
+        raise OSError(number, os.strerror(number), name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.lstat", failing)
+        with pytest.raises(OSError):
+            durable.sweep(str(tmp_path / "d"), "u", 1)
+    assert (path / "manifest.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.listdir", unlisted)
+        with pytest.raises(OSError):
+            durable.numbers(str(tmp_path / "d"), "u", 1)
+        with pytest.raises(OSError):
+            durable.list_durable(str(tmp_path / "d"), "u")
+    assert listdir(path)
 
 
 def test_retention(tmp_path: Path, saved: Path) -> None:

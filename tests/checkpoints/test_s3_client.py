@@ -111,8 +111,33 @@ def test_what_a_caller_goes_on_from(
     with answering(status, code) as url:
         for name, value in environment(url).items():
             monkeypatch.setenv(name, value)
+        bucket = s3_client.connect("my-bucket")
         with pytest.raises(kind):
-            s3_client.connect("my-bucket").create("k", b"body", sha256(b"body").hexdigest())
+            if kind is objects.Absent:
+                bucket.get("k", 0, 1)
+            else:
+                bucket.create("k", b"body", sha256(b"body").hexdigest())
+        # Of an operation that has no such answer it is an error, as every other one.
+        with pytest.raises(objects.Unavailable, match=code):
+            bucket.begin("k")
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("refreshed credentials are expired"), EOFError(), KeyError("x")])
+def test_whatever_the_library_lets_through_is_an_error_of_its_own(
+    s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """As those do from whom it has its credentials. What they say may hold some, and isn't repeated."""
+    from botocore.credentials import Credentials
+
+    def fail(self: Credentials) -> None:
+        raise raised
+
+    bucket = s3_client.connect("my-bucket")
+    monkeypatch.setattr(Credentials, "get_frozen_credentials", fail)
+    for call in (lambda: bucket.get("k", 0, 1), lambda: bucket.begin("k")):
+        with pytest.raises(objects.NoCredentials, match=type(raised).__name__) as found:
+            call()
+        assert "expired" not in str(found.value)
 
 
 def test_throttled_for_a_while(

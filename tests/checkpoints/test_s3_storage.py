@@ -186,6 +186,22 @@ def test_a_manifest_that_may_still_arrive(bucket: Bucket, saved: Path) -> None:
     bucket.open().verify(bucket.open().location("u", 1, 1))
 
 
+def test_a_manifest_that_is_not_seen_at_once(bucket: Bucket, saved: Path) -> None:
+    """As behind a cache: it is there, and so has to be what it names."""
+
+    class Forgetful(Watched):
+        def get(self, key: str, start: int, length: int) -> bytes:
+            if key.endswith("manifest.json"):
+                raise Absent
+            found: bytes = bucket.objects.get(key, start, length)
+            return found
+
+    with pytest.raises(OSError, match="isn't known: it isn't found"):
+        store(bucket.storage(Forgetful(bucket.objects), probed=TRUSTED), saved)
+    assert listed(bucket.open()) == [(1, 1)]
+    bucket.open().verify(bucket.open().location("u", 1, 1))
+
+
 def test_a_race_has_one_winner(bucket: Bucket, tmp_path: Path) -> None:
     """Of several that write one number at the same time exactly one has stored it; the others' objects are gone."""
     sources = []

@@ -123,7 +123,8 @@ def test_a_root_as_workdir_holds_everything() -> None:
 @pytest.mark.parametrize(
     ("text", "places"),
     [
-        (AWS + CAP + SAVED, [(3, 22), (5, 22)]),
+        (AWS + CAP + SAVED, [(3, 22)]),
+        (SAVED, []),
         ("instance: {host: box}\n", []),
         ("instance: {host: box}\ncheckpoint: {upload: 'file:../x'}\n", [(4, 22)]),
         ("instance: {platform: slurm, count: 2}\n", [(3, 22), (3, 36)]),

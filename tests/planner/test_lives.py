@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from runctl.planner.observed import Starting, Unreachable
+from runctl.planner.observed import Holder, Starting, Unreachable
 from runctl.planner.record import Condition, ConditionType, Desired, EndReason, Event, OutcomeType, Phase, StopReason
 from runctl.planner.seeing import HEARTBEAT
 
@@ -269,18 +269,74 @@ def test_a_cap_that_its_agent_has_not_heard_of_is_not_said_to_hold() -> None:
     those of the new cap are there, and not when the next absence comes."""
     life = Life(job(PRICED))
     life.run(minutes=6)
-    life.apply(job(PRICED.replace("cap: 1 USD", "cap: 0.06 USD")))
+    life.apply(job(PRICED.replace("cap: 1 USD", "cap: 0.50 USD")))
     life.see(Unreachable(as_of=life.now, why="no route"))
     said = _budget(life)
     assert (said.status, said.reason) == ("Unknown", "NotDelivered")
-    assert "0.06 USD" in said.message
+    assert "0.50 USD" in said.message
     assert "may spend up to 1.00 USD" in said.message
     life.see(life.live(serial=1))
     assert _budget(life).status == "True"
     life.see(life.live())
     life.after(seconds=5)
+    life.stop()  # other orders than those of the cap aren't there yet
     life.see(Unreachable(as_of=life.now, why="no route"))
     assert _budget(life).status == "True"
+
+
+def test_what_is_spent_over_the_cap_is_not_said_to_be_within_it() -> None:
+    """However long its host is away, and whatever it had been granted."""
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.apply(job(PRICED.replace("cap: 1 USD", "cap: 0.06 USD")))
+    for hours in (0, 1, 1):
+        life.after(hours=hours)
+        life.see(Unreachable(as_of=life.now, why="no route"))
+        assert (_budget(life).status, _budget(life).reason) == ("False", "OverCap")
+
+
+def test_a_grant_that_was_delivered_replaces_those_before_it() -> None:
+    """A first cap that its agent has heard of: who is taken for dead then is billed up to it."""
+    rate = "instance: {hourly_rate: 1 USD}\n"
+    life = Life(job(rate))
+    life.run(minutes=6)
+    life.apply(job(rate + "cost: {cap: 1 USD}"))
+    life.see(life.live(serial=1))
+    life.see(life.live())
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    life.assume_dead(1)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    assert life.job.ledger[0].ended_at == T0 + timedelta(minutes=59, seconds=59)
+
+
+def test_a_host_that_answers_is_not_taken_for_dead(golden: Golden) -> None:
+    """A moment of silence later, while it saves, would lose what it was asked to save."""
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.assume_dead(1)
+    life.stop()
+    life.see(life.live())
+    life.see(Unreachable(as_of=life.now, why="the connection has just come back"))
+    assert life.job.live is not None
+    golden("\n".join(life.story[3:]) + "\n")
+
+
+def test_an_attempt_that_lives_after_all_is_told_to_end(golden: Golden) -> None:
+    """It was taken for dead, and holds the machine when the next one is to start there."""
+    life = Life(job(PRICED))
+    life.run(minutes=6)
+    life.assume_dead(1)
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    life.apply(job(PRICED.replace("cap: 1 USD", "cap: 9 USD")))
+    life.after(minutes=1)
+    first = Holder(job="job", uid=life.job.uid, run_id=f"{life.job.uid}-1", pid=1, since=None, ours=True)
+    life.holds(first)
+    life.see()
+    life.holds(msgspec.structs.replace(first, run_id=f"{life.job.uid}-9"))
+    life.see()
+    life.holds()
+    life.see()
+    golden("\n".join(life.story[4:]) + "\n")
 
 
 def test_a_first_cap_that_its_agent_has_not_heard_of() -> None:

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from runctl.planner.reminders import standing
+from runctl.planner.observed import Unreachable
+from runctl.planner.reminders import standing, unheard
 
 from .kit import PRICED, Life, job
 
@@ -25,6 +26,21 @@ def warned(more: str, after: timedelta) -> list[str]:
 def test_nothing_is_said_of_a_job_that_is_not_live() -> None:
     """Before its attempt has started there is nothing to warn of."""
     assert standing(Life(job()).job, Life(job()).now) == ()
+    assert unheard(Life(job()).job) == ()
+
+
+def test_a_host_that_is_away_is_warned_of_for_as_long() -> None:
+    """With what its agent hasn't heard of."""
+    priced = "instance: {hourly_rate: 1 USD}\ncost: {cap: %s}"
+    life = Life(job(priced % "1 USD"))
+    life.run(minutes=6)
+    life.apply(job(priced % "0.50 USD"))
+    life.see(Unreachable(as_of=life.now, why="no route"))
+    away, loose = standing(life.job, life.now)
+    assert away == "its host can't be asked, and its agent keeps to what it was last told: no route"
+    assert "cap 0.50 USD, of which its agent hasn't heard" in loose
+    life.see(life.live())
+    assert standing(life.job, life.now) == ()
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ class Link:
         self._asked = anyio.current_time()
         with anyio.move_on_after(WAIT_SECONDS):
             while self._up is None:
+                self._wanted.set()
                 if self._why is not None:
                     # Who is cancelled as well isn't told why: he would take it down as the last word on the host.
                     await anyio.lowlevel.checkpoint()
                     raise HostUnreachable(self._why)
-                self._wanted.set()
                 await self._settled.wait()
         if self._up is None:
             raise HostUnreachable(f"{self.name} is being reached, and hasn't answered yet")
@@ -129,9 +129,9 @@ class Link:
             self._settle(None, why)
             await anyio.sleep((REFUSED_PAUSE if refused else pause) * (1 + self._random.random() / 2))
             pause = min(pause * 2, LONGEST_PAUSE)
-            self._why = None
+            # Who asks while it is tried again is told why it failed before: to wait would keep him from other hosts.
             if anyio.current_time() - self._asked > STILL_USED:
-                self._wanted = anyio.Event()
+                self._wanted, self._why = anyio.Event(), None
 
     async def _hold(self) -> None:
         channel = await self._open()
