@@ -40,6 +40,8 @@ TRIES = 5
 READ_TRIES = 3
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
+# The service's own limits.
+LISTED_AT_ONCE = 1000
 DELETED_AT_ONCE = 1000
 MAX_SAID = 300
 
@@ -313,7 +315,7 @@ class S3Objects(Objects):
     def list(self, prefix: str) -> Iterator[Entry]:
         following: Json = {}
         while True:
-            page = self._call("list_objects_v2", Prefix=prefix, **following)
+            page = self._call("list_objects_v2", Prefix=prefix, MaxKeys=LISTED_AT_ONCE, **following)
             for found in page.get("Contents", []):
                 yield Entry(found["Key"], found["LastModified"].timestamp())
             if not page.get("IsTruncated"):

@@ -211,14 +211,13 @@ AWS = "instance: {platform: aws, type: g5.xlarge}\ncost: {cap: 5 USD}\ncheckpoin
         ("instance: {host: me@box}\ncheckpoint: {resume: 'file:x'}\n", "4:22", "a relative path on another host"),
         ("instance: {platform: slurm}\n", "3:22", "`platform: slurm`"),
         ("instance: {platform: slurm, count: 2}\n", "3:36", "more than one machine"),
-        ("checkpoint: {upload: 's3://bucket/x'}\n", "3:22", "storage in S3"),
-        ("checkpoint: {resume: 's3://bucket/x'}\n", "3:22", "storage in S3"),
+        ("checkpoint: {resume: 's3://bucket/x'}\n", "3:22", "a start from S3"),
         ("inputs: [{from: 's3://bucket/x', to: x}]\n", "3:1", "`inputs`"),
         ("outputs: [{from: x, to: 'file:/srv/x'}]\n", "3:1", "`outputs`"),
         ("notify: [{webhook: 'https://host/x'}]\n", "3:1", "`notify`"),
         ("secrets: [TOKEN: 'ssm:/team/token']\n", "3:11", "secrets from a parameter store"),
     ],
-    ids=["aws", "relative", "slurm", "count", "upload", "resume", "inputs", "outputs", "notify", "secrets"],
+    ids=["aws", "relative", "slurm", "count", "resume", "inputs", "outputs", "notify", "secrets"],
 )
 def test_what_this_version_cannot_do_is_refused_and_not_ignored(
     machine: Machine, text: str, place: str, what: str

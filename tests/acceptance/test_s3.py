@@ -58,7 +58,7 @@ def in_s3(**fields: Any) -> dict[str, Any]:
 
 def test_what_is_durable_is_in_the_bucket_and_gone_on_from(machine: Machine, service: Service) -> None:
     """Also when nothing of it is on this machine any more; `verify` reads it there, and `delete` leaves nothing."""
-    manifest = machine.training(400, 0.1, **in_s3()).name
+    manifest = machine.training(4000, 0.1, **in_s3()).name
     machine.run("apply", manifest, "--no-wait")
     machine.until(service.manifests, "a durable checkpoint", 60)
     assert machine.run("stop", "job").code == 0
@@ -114,7 +114,7 @@ def test_on_a_host_over_ssh(machine: Machine, service: Service) -> None:
     """With a client that came with the agent and the host's own credentials; gone on from on this machine."""
     host = Host(machine)
     try:
-        manifest = far(machine, steps=400, **in_s3())
+        manifest = far(machine, steps=4000, **in_s3())
         machine.run("apply", manifest, "--no-wait")
         machine.until(service.manifests, "a durable checkpoint", 60)
         assert machine.run("stop", "job").code == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from runctl.checkpoints import s3_client
 from runctl.checkpoints.objects import (
     Absent,
     Conflict,
@@ -319,11 +320,14 @@ def test_a_service_that_keeps_something_else(bucket: Bucket, saved: Path) -> Non
 
 
 @pytest.mark.slow
-def test_more_than_a_page(bucket: Bucket, tmp_path: Path) -> None:
-    """A checkpoint of more files than a listing or a deletion takes at once is stored, listed, and removed."""
+def test_more_than_a_page(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of more files than a listing or a deletion takes at once is stored, listed, and removed. A thousand
+    is what the service takes; here it is asked for fewer."""
+    monkeypatch.setattr(s3_client, "LISTED_AT_ONCE", 30)
+    monkeypatch.setattr(s3_client, "DELETED_AT_ONCE", 20)
     source = tmp_path / "checkpoint-1"
     source.mkdir()
-    for number in range(1003):
+    for number in range(103):
         (source / f"{number:04d}").write_bytes(b"%d" % number)
     storage = bucket.storage(bucket.objects, probed=TRUSTED)
     store(storage, source)
