@@ -6,6 +6,8 @@ from runctl.providers.interface import Allowance
 
 # A turn that wasn't taken is kept for so long; whoever comes later gets a new one.
 HOLDS_SECONDS = 30.0
+# A key's own turns are no closer: several controllers share one service, and none knows of the others' turns.
+ALONE_SECONDS = 2.0
 
 
 class Turns:
@@ -19,18 +21,22 @@ class Turns:
         self._ahead = allowance.seconds * (allowance.burst - 1)
         self._next = float("-inf")
         self._given: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
 
     def turn(self, key: str, now: float) -> float:
         """When the turn of `key` is, now or later. It is kept until it is taken or given back."""
         given = self._given.get(key)
         if given is None or now > given + HOLDS_SECONDS:
-            given = self._given[key] = max(now, self._book(now) - self._ahead)
+            alone = self._taken.get(key, float("-inf")) + ALONE_SECONDS
+            given = self._given[key] = max(now, self._book(now) - self._ahead, alone)
         return given
 
     def take(self, key: str, now: float) -> None:
         """What the turn was for is done now, with or without one."""
         if self._given.pop(key, None) is None:
             self._book(now)
+        self._taken = {each: at for each, at in self._taken.items() if at > now - ALONE_SECONDS}
+        self._taken[key] = now
 
     def give_back(self, key: str) -> None:
         if self._given.pop(key, None) is not None:

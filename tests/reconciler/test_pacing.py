@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runctl.providers.interface import Allowance
-from runctl.reconciler.pacing import HOLDS_SECONDS, Turns
+from runctl.reconciler.pacing import ALONE_SECONDS, HOLDS_SECONDS, Turns
 
 
 def test_some_at_once_and_the_others_one_after_the_other() -> None:
@@ -33,6 +33,18 @@ def test_a_turn_that_is_given_back_is_the_next_one_s() -> None:
     assert turns.turn("c", 0.0) == 1.0
     late = HOLDS_SECONDS + 5.0
     assert turns.turn("a", late) == late
+
+
+def test_who_has_just_had_a_turn_leaves_the_service_to_other_controllers() -> None:
+    """However much is left of this controller's own share: three that each try one zone after the other would use up
+    what EC2 allows them together."""
+    turns = Turns(Allowance(burst=5, seconds=0.5))
+    assert turns.turn("a", 0.0) == 0.0
+    turns.take("a", 0.1)
+    assert turns.turn("a", 0.2) == 0.1 + ALONE_SECONDS
+    assert turns.turn("b", 0.2) == 0.2
+    turns.take("a", 50.0)
+    assert turns.turn("a", 60.0) == 60.0
 
 
 def test_what_is_sent_without_a_turn_counts() -> None:

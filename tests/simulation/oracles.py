@@ -292,13 +292,16 @@ def _nothing_acknowledged_is_lost(life: Life, record: Record) -> None:
         if newest is not None and run.training.first < newest:
             raise Violation(life, f"attempt {run.key} began at step {run.training.first}, step {newest} was durable")
         assert resumes or run.training.first == 0
-        steps = [save.step for save in run.durable]
+        # On a machine that has been wiped meanwhile it may have been started twice.
+        runs = [each for each in life.runs if each.key == run.key]
+        steps = [save.step for each in runs for save in each.durable]
         newest = max([*steps, *([] if newest is None else [newest])], default=newest)
         # What was on its way to the storage when its machine went with all that was on it is lost.
         if run.key in life.vouched and attempt.end is not None and attempt.end.reason is EndReason.LOST:
             newest = None  # nobody was to look at what is there
             continue
-        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.step not in run.lost_on_way]
+        on_way = {step for each in runs for step in each.lost_on_way}
+        whole = [save.step for save in life.saves.get(run.key, ()) if save.whole and save.step not in on_way]
         # An agent that ended its attempt had a grace for the last copy; what it wrote at its end may be unknown.
         own = run.exit is not None and run.exit["reason"] != "lost"
         lost = attempt.end is not None and attempt.end.reason is EndReason.LOST and not own

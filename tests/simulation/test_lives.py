@@ -290,6 +290,8 @@ REGRESSIONS = {
         40038750,
     ): "a controller that had slept removed the directories of an attempt that another had started",
     ("local", 50092570): "a cap that was lowered while nobody knew that the agent had died made its death cheaper",
+    ("rented", 60088919): "three controllers, each within its own share, asked for machines more often than EC2 allows",
+    ("rented", 60102763): "an attempt that was started again on a wiped machine began anew, beside its own checkpoints",
     ("rented", 1004631): "a machine that three listings in a row lacked counted as gone, and was billed",
 }
 
