@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 
 from runctl.home import Home
-from runctl.manifest.job import Job, SourcedJob
+from runctl.manifest.job import Job, Platform, SourcedJob
 from runctl.planner.intents import anticipate
 from runctl.planner.reapply import Decision, Reapply, decide
 from runctl.planner.record import Desired, Event, Generation, Phase, Record, Source
 from runctl.planner.requests import Apply
 from runctl.snapshots.manifest import read_manifest
 from runctl.store.interface import Ask, Create, NameTaken, NotFound, Store, Versioned, done
-from runctl.workspace.environment import Place, recipe
+from runctl.workspace.environment import Place, elsewhere, recipe
 from runctl.workspace.interpreter import find_interpreter
 from runctl.workspace.problems import Finding, Severity
 from runctl.workspace.root import find_root, resolve_script
@@ -91,6 +91,8 @@ def prepare(sourced: SourcedJob, home: Home, environ: Mapping[str, str]) -> Prep
         path=path,
     )
     made = recipe(place, job.script, job.setup, python, source.uv)
+    if job.instance.platform is not Platform.LOCAL:
+        made = elsewhere(made)
     checked = check_script(root, script, made.declared, python=python.minor if python else sys.version_info[:2])
     travels = check_travels(root, script, read_manifest(snapshot.path), job.sync_exclude)
     warnings = tuple(

@@ -37,6 +37,10 @@ RECIPE_VERSION = 1
 DEFAULT_TIMEOUT = 1200.0
 
 
+# What is wrong with a Python, not with the code.
+OF_THE_INTERPRETER = frozenset({"requires-python", "no-python"})
+
+
 class RecipeKind(StrEnum):
     NONE = "none"
     COMMANDS = "commands"
@@ -135,6 +139,14 @@ def recipe(
             return _auto(place, script, python, uv, timeout)
         case _:
             assert_never(setup.kind)
+
+
+def elsewhere(made: Recipe) -> Recipe:
+    """A recipe that was made here for a host: by the Python of that one, which says itself if it is unfit."""
+    findings = tuple(each for each in made.findings if each.code not in OF_THE_INTERPRETER)
+    built, _, chosen = made.why.partition(" with ")
+    why = f"{built} with the host's own Python" if chosen else made.why.replace("the caller's own", "the host's own")
+    return msgspec.structs.replace(made, findings=findings, why=why)
 
 
 def _auto(place: Place, script: str, python: Interpreter | None, uv: str | None, timeout: float) -> Recipe:

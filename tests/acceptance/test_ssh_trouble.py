@@ -414,6 +414,24 @@ def test_a_home_there_that_cannot_be_read_is_no_evidence(on_host: Tried) -> None
     on_host(body)
 
 
+def test_a_python_there_that_does_not_fit_is_said(on_host: Tried) -> None:
+    """By the host's, whatever is here."""
+
+    async def body(host: Host) -> None:
+        (host.project / "pyproject.toml").write_text(
+            '[project]\nname = "thing"\nversion = "1"\nrequires-python = ">=3.50"\n'
+        )
+        uid = host.apply("2", "0.1", "0", setup="auto")
+        async with host.controller():
+            await host.until(lambda: host.record(uid).attempts and host.record(uid).attempts[0].end, "its end")
+        end = host.record(uid).attempts[0].end
+        assert end is not None
+        assert end.reason is EndReason.LAUNCH_FAILED
+        assert "requires Python >=3.50, and `" in end.detail
+
+    on_host(body)
+
+
 def test_a_job_that_moved_there_can_be_deleted(on_host: Tried) -> None:
     """Its first attempt was on this machine: of that no other host has to know."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from runctl.manifest.job import Setup
 from runctl.workspace.build import build_argv
-from runctl.workspace.environment import Place, Recipe, RecipeKind, Step, check_step, recipe
+from runctl.workspace.environment import Place, Recipe, RecipeKind, Step, check_step, elsewhere, recipe
 from runctl.workspace.interpreter import Interpreter, find_interpreter
 from runctl.workspace.problems import Severity
 
@@ -164,6 +164,18 @@ def test_a_python_of_the_wrong_version_is_an_error(place: Place) -> None:
     locked = made(place, uv="/bin/uv")
     assert locked.findings == ()
     assert "UV_PYTHON" not in locked.steps[0].env
+
+
+def test_another_host_is_not_judged_by_the_python_that_is_here(place: Place) -> None:
+    """What is wrong with the code is said all the same; which Python builds, nobody can tell from here."""
+    found = elsewhere(made(place))
+    assert (found.findings, "the host's own Python" in found.why) == ((), True)
+    assert elsewhere(made(place, python=None)).findings == ()
+    write(place, pyproject_toml=PYPROJECT + 'requires-python = ">=3.50"\n')
+    found = elsewhere(made(place))
+    assert (found.findings, found.why) == ((), "built from `pyproject.toml` with the host's own Python")
+    write(place, pyproject_toml='[project]\nrequires-python = "three"\n')
+    assert len(elsewhere(made(place)).findings) == 1
 
 
 def test_a_lock_is_installed_by_uv_which_is_installed_where_it_is_missing(place: Place) -> None:

@@ -16,8 +16,9 @@ from runctl.manifest.job import Busy
 from runctl.manifest.rules.saving import file_path
 from runctl.planner.record import Attempt, Generation, Orders, Record
 from runctl.snapshots.manifest import TREE
-from runctl.workspace.environment import Place, Recipe, Step, check_step, recipe, training_argv
+from runctl.workspace.environment import OF_THE_INTERPRETER, Place, Recipe, Step, check_step, recipe, training_argv
 from runctl.workspace.interpreter import Interpreter
+from runctl.workspace.problems import WorkspaceError
 
 HOOK_SECONDS = 30.0
 
@@ -49,6 +50,9 @@ def prepare(host: Host, generation: Generation, work: Path) -> tuple[Recipe, tup
         path=host.path,
     )
     made = recipe(place, job.script, job.setup, host.python, host.uv, timeout=job.limits.setup.seconds)
+    unfit = next((each for each in made.findings if each.code in OF_THE_INTERPRETER), None)
+    if unfit is not None:
+        raise WorkspaceError(unfit.message, unfit.hint)
     if not source.imports:
         return made, made.steps
     return made, (*made.steps, check_step(made, source.imports, place))
