@@ -123,6 +123,9 @@ class Keeper:
                     self._watch.seen = report["numbered"]
                 elif "collide" in report:
                     self._event("checkpoints_may_collide", report["collide"])
+                elif "before" in report:
+                    self.resumed_instead = report["instead"]
+                    self._event("started_before", report["before"])
                 elif "damaged" in report:
                     self.resumed_instead = report["instead"]
                     self._event("checkpoint_damaged", report["damaged"])

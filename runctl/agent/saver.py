@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from runctl.agent.spec import Spec
     from runctl.agent.watch import Candidate
+    from runctl.checkpoints.durable import Durable
 
     Json = Dict[str, Any]
     Report = Callable[[Json], None]
@@ -97,9 +98,7 @@ def _newest_good(source: str, name: str, target_dir: str, client: Optional[str],
         except durable.Damaged:
             continue
         instead = f"`{before}` of attempt {each.attempt}, the newest whole one before it"
-        facts = {fact: each.manifest.get(fact) for fact in ("at", "bytes", "step", "epoch")}
-        found = {**facts, "attempt": each.attempt, "seq": each.seq, "name": before, "durable_path": each.path}
-        report({"damaged": f"{first}; going on from {instead}", "instead": found})
+        report({"damaged": f"{first}; going on from {instead}", "instead": _facts_of(each)})
         return path
     raise first
 
@@ -107,7 +106,8 @@ def _newest_good(source: str, name: str, target_dir: str, client: Optional[str],
 def prepare(spec: Spec) -> Callable[[Report], None]:
     """Before the start: make sure that copies can be made, sweep torn ones, restore. Reports `numbered` (up to where
     copies of this attempt are numbered, where a start of it that left no other trace has made some), `collide` (why two
-    writers might overwrite each other's copies) and, at last, `restored` (a path or "").
+    writers might overwrite each other's copies), `before` and `instead` (what that start had stored, which is gone on
+    from) and, at last, `restored` (a path or "").
     """
 
     def work(report: Report) -> None:
@@ -122,11 +122,15 @@ def prepare(spec: Spec) -> Callable[[Report], None]:
         if there:
             report({"numbered": there[-1]})
         wanted = checkpoint.restore
-        if wanted is None:
-            report({"restored": ""})
-            return
         try:
-            if wanted.kind == "plain":
+            stored = _stored_before(spec) if there and checkpoint.go_on else None
+            if stored is not None:
+                name, facts = str(stored.manifest.get("name")), _facts_of(stored)
+                report({"before": f"going on from `{name}`, which an earlier start of it had stored", "instead": facts})
+                path = _patiently(lambda: _newest_good(stored.path, name, checkpoint.dir, checkpoint.client, report))
+            elif wanted is None:
+                path = ""
+            elif wanted.kind == "plain":
                 path = restoring.restore_plain(
                     wanted.source, wanted.name, checkpoint.dir, checkpoint.format, checkpoint.command
                 )
@@ -142,6 +146,20 @@ def prepare(spec: Spec) -> Callable[[Report], None]:
             report({"restored": path})
 
     return work
+
+
+def _stored_before(spec: Spec) -> Optional[Durable]:
+    """The newest copy of this very attempt: of a start that left nothing else on its machine, which was wiped since."""
+    from runctl.checkpoints.storage import open_storage
+
+    storage = open_storage(spec.checkpoint.destination, spec.checkpoint.client)
+    mine = [each for each in storage.list(spec.uid) if each.attempt == spec.attempt]
+    return mine[-1] if mine else None
+
+
+def _facts_of(copy: Durable) -> Json:
+    facts = {fact: copy.manifest.get(fact) for fact in ("name", "at", "bytes", "step", "epoch")}
+    return {**facts, "attempt": copy.attempt, "seq": copy.seq, "durable_path": copy.path}
 
 
 def _ready(spec: Spec, report: Report) -> List[int]:

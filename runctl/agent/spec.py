@@ -94,6 +94,7 @@ class Checkpoints:
         if value.get("restore") is not None:
             self.restore = Restore(_get(value, "restore", dict))
         self.resume_arg: Optional[str] = value.get("resume_arg")
+        self.go_on: bool = value.get("go_on") is True  # whatever it has stored itself
 
     @property
     def every_text(self) -> str:

@@ -318,6 +318,23 @@ def test_an_attempt_that_leaves_no_trace_is_numbered_on(host: Host) -> None:
     assert manifest(again.durable()[1])["epoch"] == 6
 
 
+@pytest.mark.parametrize("go_on", [True, False])
+def test_an_attempt_that_leaves_no_trace_goes_on_from_what_it_stored(host: Host, go_on: bool) -> None:
+    """Its machine was wiped: what it had made durable is not lost for that, unless it was to begin anew."""
+    run = start_and_save(host)
+    (before,) = run.durable()
+    run.gone()
+    shutil.rmtree(run.path)
+    script = "import os; print(os.environ.get('RUNCTL_RESUME_FROM'))"
+    again = host.script(script, uid=run.spec["uid"], checkpoint={"go_on": go_on})
+    again.exit()
+    name = manifest(before)["name"]
+    assert again.output().decode().strip() == (f"{again.spec['checkpoint']['dir']}/{name}" if go_on else "None")
+    assert ("started_before" in again.events()) is go_on
+    instead = again.state.get("resumed_instead")
+    assert (instead or {}).get("seq") == (1 if go_on else None)
+
+
 def test_torn_copies_are_swept(host: Host) -> None:
     """What a copy that was torn by a crash left behind is removed at the next start, and what is durable stays."""
     run = start_and_save(host)

@@ -144,6 +144,7 @@ def _checkpoint(host: Host, generation: Generation, attempt: Attempt, cwd: Path)
         "grace": policy.grace.seconds,
         "restore": _restore(generation, attempt),
         "resume_arg": policy.resume_arg,
+        "go_on": policy.resume != "never",
     }
 
 
