@@ -11,7 +11,7 @@ from runctl.agent.child import Helper, fork_helper
 from runctl.agent.files import Journal, replace_json
 from runctl.agent.watch import Candidate, CutOff, Watch
 from runctl.checkpoints import names
-from runctl.checkpoints.storage import S3
+from runctl.checkpoints.places import S3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from runctl.agent import hostside
 from runctl.agent.files import write_json
 from runctl.agent.leftovers import is_run_held
 from runctl.checkpoints.lasting import make_directories
-from runctl.checkpoints.storage import S3, empty
+from runctl.checkpoints.places import S3
+from runctl.checkpoints.storage import empty
 from runctl.snapshots.errors import SnapshotError
 from runctl.snapshots.materialize import materialize
 

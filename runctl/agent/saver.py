@@ -78,7 +78,8 @@ def _newest_good(source: str, name: str, target_dir: str, client: Optional[str],
     from as `instead`. Raises Damaged.
     """
     from runctl.checkpoints import durable
-    from runctl.checkpoints.storage import open_storage, split
+    from runctl.checkpoints.places import split
+    from runctl.checkpoints.storage import open_storage
 
     try:
         destination, uid, attempt, seq = split(source)
@@ -199,7 +200,8 @@ def survey(spec: Spec) -> Callable[[Report], None]:
 
     def work(report: Report) -> None:
         from runctl.checkpoints import durable
-        from runctl.checkpoints.storage import S3, open_storage
+        from runctl.checkpoints.places import S3
+        from runctl.checkpoints.storage import open_storage
 
         destination, uid, attempt = spec.checkpoint.destination, spec.uid, spec.attempt
         storage = open_storage(destination, spec.checkpoint.client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from runctl.checkpoints.storage import S3
+from runctl.checkpoints.places import S3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

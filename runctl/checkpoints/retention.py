@@ -40,14 +40,6 @@ def beyond(found: List[durable.Durable], attempt: int, keep: int) -> List[durabl
     return [*partial, *whole[:-stays]]
 
 
-def prune(root: str, uid: str, attempt: int, keep: int) -> List[durable.Durable]:
-    """Remove what is `beyond`, from a directory; returns it."""
-    removed = beyond(durable.list_durable(root, uid), attempt, keep)
-    for old in removed:
-        remove(old)
-    return removed
-
-
 def taken_too_soon(found: List[durable.Durable], attempt: int, source: str) -> Optional[durable.Durable]:
     """The newest of a job's checkpoints if the directory `source`, which isn't whole itself, shows that it was taken
     too soon: every file of it is there, unchanged, and others have come since.
@@ -60,14 +52,6 @@ def taken_too_soon(found: List[durable.Durable], attempt: int, source: str) -> O
         return None
     now = {(os.path.join(os.path.basename(source), each), _digest(os.path.join(source, each))) for each in members}
     return newest if _files(newest) < now else None
-
-
-def withdraw(root: str, uid: str, attempt: int, source: str) -> Optional[durable.Durable]:
-    """Remove the newest durable checkpoint from a directory if it was `taken_too_soon`; returns it."""
-    newest = taken_too_soon(durable.list_durable(root, uid), attempt, source)
-    if newest is not None:
-        remove(newest)
-    return newest
 
 
 def _digest(path: str) -> str:

@@ -28,7 +28,8 @@ from runctl.checkpoints.objects import (
     Unavailable,
     Unreachable,
 )
-from runctl.checkpoints.storage import S3, Storage
+from runctl.checkpoints.places import S3
+from runctl.checkpoints.storage import Storage
 from runctl.checkpoints.verifying import is_inside
 
 TYPE_CHECKING = False

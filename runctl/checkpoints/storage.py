@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from runctl.checkpoints import retention
 from runctl.checkpoints.durable import Damaged
+from runctl.checkpoints.places import S3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional
 
     from runctl.checkpoints.durable import Durable
 
     Json = Dict[str, Any]
 
-S3 = "s3://"
 MOST_ATTEMPTS = 999_999
 
 
@@ -127,9 +127,3 @@ def _path(destination: str) -> str:
         return destination
     path = destination[len("file:") :]
     return path[2:] if path.startswith("///") else path
-
-
-def split(location: str) -> Tuple[str, str, int, int]:
-    """The destination, uid, attempt and number of a location. Raises ValueError."""
-    destination, uid, attempt, seq = location.rsplit("/", 3)
-    return destination, uid, int(attempt), int(seq)

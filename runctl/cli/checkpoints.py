@@ -64,7 +64,8 @@ def verify(name: JobName, output: TableOutput = TableOrJson.TABLE) -> int:
     """Read the durable copies and compare each file with its checksum. Exits with 1 if one isn't what was saved."""
     from runctl.checkpoints.durable import Damaged
     from runctl.checkpoints.objects import Forbidden, NoCredentials, ObjectStorageError
-    from runctl.checkpoints.storage import S3, open_storage, split
+    from runctl.checkpoints.places import S3, split
+    from runctl.checkpoints.storage import open_storage
     from runctl.cli.errors import Failure
     from runctl.cli.streams import clean_line, data, data_json
 

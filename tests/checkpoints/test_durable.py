@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from runctl.checkpoints import durable, restoring, retention, verifying
+from runctl.checkpoints import durable, restoring, verifying
+from runctl.checkpoints.file_storage import FileStorage
 
 
 def facts(attempt: int = 1, seq: int = 1, name: str = "m.bin") -> dict[str, Any]:
@@ -134,9 +135,9 @@ def test_retention(tmp_path: Path, saved: Path) -> None:
     root = str(tmp_path / "d")
     for attempt, seq in [(1, 1), (1, 2), (2, 1), (2, 2)]:
         store(tmp_path / "d", saved, attempt=attempt, seq=seq)
-    assert retention.prune(root, "u", 1, 1) == []
-    assert [(old.attempt, old.seq) for old in retention.prune(root, "u", 2, 3)] == [(1, 1)]
-    assert [(old.attempt, old.seq) for old in retention.prune(root, "u", 2, 0)] == [(1, 2), (2, 1)]
+    assert FileStorage(root).prune("u", 1, 1) == []
+    assert [(old.attempt, old.seq) for old in FileStorage(root).prune("u", 2, 3)] == [(1, 1)]
+    assert [(old.attempt, old.seq) for old in FileStorage(root).prune("u", 2, 0)] == [(1, 2), (2, 1)]
     assert [(left.attempt, left.seq) for left in durable.list_durable(root, "u")] == [(2, 2)]
     assert os.listdir(tmp_path / "d" / "u" / "000001") == []
 
@@ -296,7 +297,7 @@ def test_retention_leaves_no_half_of_one(tmp_path: Path, tree: Path, monkeypatch
 
     monkeypatch.setattr(os, "unlink", unlink)
     monkeypatch.setattr(os, "fsync", sync)
-    assert len(retention.prune(root, "u", 1, 1)) == 3
+    assert len(FileStorage(root).prune("u", 1, 1)) == 3
     assert len(done) == 3 * 5
     assert [done[first : first + 2] for first in range(0, len(done), 5)] == [["manifest.json", "synced"]] * 3
 

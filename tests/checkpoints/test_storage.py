@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from runctl.checkpoints.durable import Changed, Damaged, checksum
-from runctl.checkpoints.storage import Storage, split
+from runctl.checkpoints.places import split
+from runctl.checkpoints.storage import Storage
 
 from .far_side import PART_BYTES, Far
 

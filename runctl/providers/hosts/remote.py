@@ -12,7 +12,7 @@ import msgspec
 
 from runctl.agent.hostside import Facts
 from runctl.agent.placement import Answer, Salvaged
-from runctl.checkpoints.storage import S3
+from runctl.checkpoints.places import S3
 from runctl.home import Home
 from runctl.planner.observed import Foreign
 from runctl.planner.record import Source

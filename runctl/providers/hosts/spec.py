@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from runctl.agent.placement import passed_environment
-from runctl.checkpoints.storage import S3
+from runctl.checkpoints.places import S3
 from runctl.home import Home
 from runctl.manifest.job import Busy
 from runctl.manifest.rules.saving import file_path
